@@ -1,0 +1,1 @@
+"""Effects: thin, idempotent functions that Temporal retries."""

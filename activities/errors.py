@@ -1,0 +1,53 @@
+"""Which errors are final. A refusal is never retried; an unreachable store or gateway is."""
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from pydantic import ValidationError
+from temporalio.exceptions import ApplicationError
+
+from activities.targets.base import TargetRefused
+from models.calendar import CalendarError
+from models.config import ConfigError
+from models.fleet import FleetError
+from models.planning import PlanRefused
+from stores.control import NotTheHolder
+from stores.ledger import FencedError, IdempotencyConflict
+from stores.oci import ReleaseError
+from stores.region_state import StaleEpoch
+
+FINAL: tuple[type[Exception], ...] = (
+    CalendarError,
+    ConfigError,
+    FencedError,
+    FleetError,
+    IdempotencyConflict,
+    NotTheHolder,
+    PlanRefused,
+    ReleaseError,
+    StaleEpoch,
+    TargetRefused,
+    ValidationError,
+)
+
+_Params = ParamSpec("_Params")
+_Result = TypeVar("_Result")
+
+
+def final_errors(function: Callable[_Params, _Result]) -> Callable[_Params, _Result]:
+    """Turn an error that no retry can mend into one that Temporal does not retry.
+
+    The workflow sees the error's class name as its ``type`` and its words as the message.
+    """
+
+    @functools.wraps(function)
+    def guarded(*args: _Params.args, **kwargs: _Params.kwargs) -> _Result:
+        try:
+            return function(*args, **kwargs)
+        except FINAL as error:
+            raise ApplicationError(
+                str(error), type=type(error).__name__, non_retryable=True
+            ) from error
+
+    return guarded

@@ -1,0 +1,1 @@
+"""Metric providers: how a region reads what its releases do."""

@@ -1,0 +1,1 @@
+"""Deploy targets: where a release runs and how a shard is switched to it."""

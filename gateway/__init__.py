@@ -1,0 +1,1 @@
+"""The request path: Envoy, tenant routing and the tenant KV API."""

@@ -1,0 +1,68 @@
+"""The process that serves tenants' state: one KV API per region, each on its own port."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+
+from aiohttp import web
+
+from gateway.bootstrap import LOOPBACK
+from gateway.kv_api import kv_application
+from models.addresses import RegionAddresses
+from stores.sql import StoreUnavailable, create_all, engine_for
+
+DRAIN_SECONDS = 10.0
+_SETTLE_SECONDS = 0.05
+
+_log = logging.getLogger(__name__)
+
+
+def run_gateway(regions: Sequence[RegionAddresses]) -> int:
+    """Serve until SIGTERM or SIGINT, then finish the requests that are under way.
+
+    Each API answers ``/healthz`` on its port. Returns the process's exit code: 1, after a message
+    in the log, when a database does not answer at the start or a port is taken.
+    """
+    try:
+        asyncio.run(_serve(regions))
+    except (OSError, StoreUnavailable) as error:
+        _log.error("gateway: %s", error)
+        return 1
+    return 0
+
+
+async def _serve(regions: Sequence[RegionAddresses]) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    async with AsyncExitStack() as running:
+        for region in regions:
+            runner = await _start(region)
+            running.push_async_callback(_stop, runner)
+            _log.info("gateway: %s serves state on port %d", region.region, region.gateway.kv_port)
+        await stopping.wait()
+
+
+async def _start(region: RegionAddresses) -> web.AppRunner:
+    engine = engine_for(region.database)
+    await asyncio.to_thread(create_all, engine)
+    application = kv_application(engine, region.region)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=DRAIN_SECONDS)
+    await runner.setup()
+    await web.TCPSite(runner, LOOPBACK, region.gateway.kv_port).start()
+    return runner
+
+
+async def _stop(runner: web.AppRunner) -> None:
+    """Accept no more, and end when every request that is under way has its answer.
+
+    The pause lets connections that were accepted last begin to be served: one that the server shuts
+    down before that would hold its request, unanswered, for all of ``DRAIN_SECONDS``.
+    """
+    for site in list(runner.sites):
+        await site.stop()
+    await asyncio.sleep(_SETTLE_SECONDS)
+    await runner.cleanup()

@@ -1,0 +1,1 @@
+"""The domain: data and rules. Pure: no I/O, no clock, no randomness."""

@@ -1,0 +1,75 @@
+"""Where things are: one file per process, holding only what that process may reach.
+
+The control plane's file names no region's database or keys; a region's file names no other region.
+The embedded stack writes these files for itself; in production they come with the deployment.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from models.ids import RegionCode
+
+
+class _Addresses(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TemporalAddress(_Addresses):
+    """A Temporal frontend and the namespace and task queue to use there."""
+
+    address: str = Field(description="host:port of the frontend")
+    namespace: str
+    task_queue: str
+    tls: bool = False
+    api_key_file: Path | None = None
+
+
+class WorkerAddress(_Addresses):
+    """Ports and build identity of one worker process."""
+
+    health_port: int = Field(ge=0, le=65535, description="0 picks a free port")
+    metrics_port: int = Field(ge=0, le=65535)
+    versioning: Literal["auto_upgrade", "pinned", "off"] = "auto_upgrade"
+    make_current: bool = Field(
+        default=False, description="route new work to this build as soon as it polls"
+    )
+
+
+class GatewayAddress(_Addresses):
+    """A region's Envoy: where it listens, and the directory its route files are renamed into."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(ge=1, le=65535)
+    admin_port: int = Field(ge=1, le=65535)
+    directory: Path
+    kv_port: int = Field(ge=1, le=65535, description="the tenant KV API behind the gateway")
+
+
+class ControlAddresses(_Addresses):
+    """All that the control worker may reach."""
+
+    temporal: TemporalAddress
+    worker: WorkerAddress
+    database: str = Field(description="SQLAlchemy URL")
+    signing_key: Path = Field(description="Ed25519 private key of the ledger's checkpoints, PEM")
+    config: Path = Field(description="the fleet's configuration, TOML")
+    releases: Path = Field(description="OCI image layout")
+    otlp_endpoint: str | None = Field(default=None, description="OpenTelemetry collector, if any")
+
+
+class RegionAddresses(_Addresses):
+    """All that one region's processes may reach."""
+
+    region: RegionCode
+    temporal: TemporalAddress
+    worker: WorkerAddress
+    database: str
+    signing_key: Path
+    config: Path
+    releases: Path
+    workdir: Path = Field(description="where releases are unpacked and their logs are kept")
+    gateway: GatewayAddress
+    prometheus: str | None = Field(default=None, description="base URL; Envoy's own when absent")
+    otlp_endpoint: str | None = None

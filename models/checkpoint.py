@@ -1,0 +1,48 @@
+"""Checkpoints: signed statements of how long a ledger is and what it holds.
+
+The form is a C2SP signed note whose text is a tlog-checkpoint: origin, size, base64 Merkle root and
+one extension line with the hash of the last receipt. Nothing in it depends on the time, so signing
+the same ledger at the same size gives the same bytes. Reading is in `models.verifier`.
+"""
+
+import base64
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from models.verifier import (
+    ORIGIN_PREFIX,
+    Checkpoint,
+    PublicKey,
+    checkpoint_body,
+    open_checkpoint,
+    parse_key,
+)
+
+__all__ = [
+    "Checkpoint",
+    "PublicKey",
+    "open_checkpoint",
+    "origin",
+    "parse_key",
+    "public_key",
+    "sign",
+]
+
+
+def origin(ledger: str) -> str:
+    """The name under which a ledger's checkpoints are signed."""
+    return ORIGIN_PREFIX + ledger
+
+
+def public_key(key: Ed25519PrivateKey, ledger: str) -> PublicKey:
+    """The key that verifies a ledger's checkpoints; its ``vkey()`` is what to publish."""
+    return PublicKey(key.public_key().public_bytes_raw(), origin(ledger))
+
+
+def sign(checkpoint: Checkpoint, key: Ed25519PrivateKey) -> str:
+    """The signed note, its last line end included."""
+    body = checkpoint_body(checkpoint)
+    name = checkpoint.origin
+    key_id = PublicKey(key.public_key().public_bytes_raw()).key_id(name)
+    signature = base64.b64encode(key_id + key.sign(body.encode())).decode()
+    return f"{body}\n\u2014 {name} {signature}\n"

@@ -1,0 +1,120 @@
+"""What of a configuration Chainring acts on, and what it only accepts so far.
+
+Every key of the source document is accepted, but some belong to parts that are still to come. Those
+are listed here, so that ``chainring config check`` can say so: nobody shall believe in a protection
+that a key merely spells. A key that is in neither table fails the tests.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel
+
+from models.config import Config
+from models.config_sections import Region
+
+ENFORCED: dict[str, str] = {
+    "fleet.name": "one rollout at a time has the fleet of this name",
+    "tenants.total_tenants": "seeding creates as many",
+    "tenants.shards": "seeding spreads the tenants over as many shards",
+    "tenants.tenants_per_shard": "checked against total_tenants and shards",
+    "isolation.per_tenant_kv": "every tenant has a namespace of its own in the region's KV store",
+    "isolation.zone_affinity": "the gateway of a region routes to that region's releases alone",
+    "isolation.cross_tenant_isolation": "no KV request can name another tenant's key",
+    "rollout.canary_percentage": "size of the first ring",
+    "rollout.ring_gates": "metrics that the gates judge",
+    "rollout.rollout_rings": "cumulative sizes of the rings",
+    "rollout.max_blast_radius_percent": "a plan above it is refused",
+    "rollout.max_concurrent_shards": "bound of the shards switched at once in a region",
+    "rollout.region_down": "what a ring does about a region that does not answer",
+    "rollout.region_down_after_seconds": "silence after which a region counts as down",
+    "rollout.when_busy": "what a rollout does while another one has the fleet",
+    "rollout.bake_seconds": "how long each ring serves traffic before its gate decides",
+    "rollout.hold_seconds": "deadline for a person, after which the rollout goes back",
+    "gates": "the policy of every ring's gate",
+    "calendar": "no ring starts in a freeze window",
+    "regions": "one namespace, database, ledger and key for each region",
+    "regions.*.name": "how the region is shown",
+    "regions.*.data_residency": "tenants, state and receipts are in the region's database alone",
+    "enforcement.cross_region_transit": "what crosses a border carries no tenant data",
+    "enforcement.per_region_isolation": "a region's processes hold that region's keys alone",
+    "failover.independent_regions": "no step of a rollout needs two regions to agree",
+    "failover.no_global_consensus": "each region has a ledger and an order of its own",
+}
+"""Keys that are acted on, and by what. A section's name stands for all of its keys."""
+
+NOT_ENFORCED: dict[str, str] = {
+    "cost_control.real_time_burn": "nothing is metered yet",
+    "cost_control.budget_enforcement": "there are no budgets yet",
+    "cost_control.tenant_visibility": "there is no cost report yet",
+    "regions.*.compliance": "no rule of these laws is checked yet",
+    "regions.*.catalog_shard": "checked to be unique; a region's catalog goes by the region's code",
+    "regions.*.receipt_partition": "checked to be unique; a ledger goes by the region's code",
+    "regions.*.audit_retention_days": "receipts are never deleted, however old",
+    "enforcement.geo_lock": "requests are not checked against the region's border yet",
+    "enforcement.access_origin_validation": "the origin of a request is not looked at yet",
+    "failover.recovery_chain_validation": "a region that comes back is not made to verify its "
+    "chain first; `chainring receipts verify` does",
+}
+"""Keys that are accepted and checked in form, but that nothing acts on yet, and what is missing."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One remark about a configuration that holds."""
+
+    level: Literal["note", "not enforced"]
+    key: str
+    text: str
+
+
+def check_config(config: Config) -> list[Finding]:
+    """Remarks on a configuration: what is odd about it, and what of it is not enforced yet.
+
+    The latter do not depend on the values: a default that nothing acts on protects nobody either.
+    """
+    unenforced = [Finding("not enforced", key, missing) for key, missing in NOT_ENFORCED.items()]
+    return [*_notes(config), *unenforced]
+
+
+def config_keys() -> list[str]:
+    """Every key of the configuration; ``*`` stands for a region's code.
+
+    [gates] and [calendar] are one entry each, as they are one model each.
+    """
+    keys: list[str] = []
+    for section, field in Config.model_fields.items():
+        if section in ("gates", "calendar"):
+            keys.append(section)
+            continue
+        model = field.annotation
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            keys += [f"{section}.{key}" for key in model.model_fields]
+        else:
+            keys += [section, *(f"{section}.*.{key}" for key in Region.model_fields)]
+    return keys
+
+
+def _notes(config: Config) -> Iterator[Finding]:
+    tenants, rollout = config.tenants, config.rollout
+    total, shards = tenants.total_tenants, tenants.shards
+    if total % shards:
+        text = f"{total} tenants do not divide by {shards}: some shards have one tenant more"
+        yield Finding("note", "tenants.shards", text)
+    if shards < len(config.regions):
+        text = f"{shards} shards for {len(config.regions)} regions: some regions have none"
+        yield Finding("note", "tenants.shards", text)
+    share = 100 / shards
+    if share > rollout.max_blast_radius_percent:
+        text = (
+            f"one shard of {shards} is about {share:.3g} % of the tenants: unless a smaller one "
+            "exists, every plan will be refused"
+        )
+        yield Finding("note", "rollout.max_blast_radius_percent", text)
+    elif share > rollout.canary_percentage:
+        text = f"a canary of whole shards is at least about {share:.3g} % of the tenants"
+        yield Finding("note", "rollout.canary_percentage", text)
+    if rollout.canary_percentage == rollout.rollout_rings[0]:
+        text = "the canary is as large as the first ring, which adds nothing to it"
+        yield Finding("note", "rollout.rollout_rings", text)

@@ -1,0 +1,97 @@
+"""Arguments and answers of activities: what a workflow says to the code that has effects."""
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from models.contracts import CatalogReply
+from models.ids import Digest, RegionCode, ShardId
+from models.receipts import Draft
+from models.rollout import Debt, RolloutSettings
+
+
+class _Step(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClaimFleet(_Step):
+    """Take the fleet for a rollout."""
+
+    fleet: str
+    rollout: str
+    run: str
+
+
+class AdvanceEpoch(_Step):
+    """Fence what the rollout did so far and go on in a new phase."""
+
+    fleet: str
+    rollout: str
+    phase: str
+
+
+class FreeFleet(_Step):
+    fleet: str
+    rollout: str
+
+
+class KeepCatalog(_Step):
+    catalog: CatalogReply
+
+
+class PlanRings(_Step):
+    """Plan over the catalogs kept last; too large to travel as an argument for a big fleet."""
+
+    settings: RolloutSettings
+
+
+class Condemn(_Step):
+    """Remember a release as known bad, with its receipt."""
+
+    release: Digest
+    rollout: str
+    why: str
+    draft: Draft
+
+
+class CalendarAnswer(_Step):
+    """Whether a ring may start now."""
+
+    blocked_by: str = Field(default="", description="name and reason of the freeze window")
+    next_open: AwareDatetime | None = None
+
+
+class AskCalendar(_Step):
+    regions: list[RegionCode]
+
+
+class ActivateShard(_Step):
+    """Switch one shard."""
+
+    rollout: str
+    epoch: int
+    ring: str = Field(description="'rollback' on the way back")
+    release: Digest
+    shard: ShardId
+
+
+class ShardMove(_Step):
+    """Where a rollback takes a shard; no release: there is none to go back to."""
+
+    shard: ShardId
+    release: Digest | None
+
+
+class DrainRelease(_Step):
+    rollout: str
+    epoch: int
+    release: Digest
+
+
+class DebtOrder(_Step):
+    """What the workflow ``SettleDebt`` has to pay, and as whom."""
+
+    rollout: str
+    epoch: int
+    release: Digest
+    region: RegionCode
+    debts: list[Debt]
+    ask_every_seconds: float

@@ -1,0 +1,604 @@
+"""Verify exported receipts with nothing of Chainring: this file, Python and ``cryptography``.
+
+    python verifier.py eu.jsonl --key eu.vkey --checkpoint 1000.checkpoint
+    python verifier.py eu.jsonl --key eu.vkey --checkpoint checkpoints/eu
+    python verifier.py --proof proof.json --key eu.vkey
+
+An export has one receipt a line, each line exactly the bytes that were hashed. Receipt n names in
+``prev`` the SHA-256 of receipt n-1. A checkpoint is a signed note (C2SP signed-note and
+tlog-checkpoint, Ed25519) over the number of receipts, the Merkle root (RFC 6962, section 2.1; a
+leaf's data are the 32 bytes of a receipt's SHA-256) and the last receipt's hash.
+
+Without a checkpoint only the chain's own consistency is shown: whoever can write the file could
+have cut its end off, or computed all of it anew.
+
+Exit status: 0 verified, 1 not verified (the first bad receipt is named), 2 wrong usage.
+"""
+
+import argparse
+import base64
+import binascii
+import json
+import math
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NoReturn
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+GENESIS = "0" * 64
+ORIGIN_PREFIX = "chainring/"
+FIELDS: dict[str, str] = {
+    "actor": r"[^\x00-\x1f\x7f]{1,512}",
+    "at": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z",
+    "idempotency_key": r"[^\x00-\x1f\x7f]{1,512}",
+    "kind": r"[a-z][a-z0-9_-]*(\.[a-z0-9_-]+)*",
+    "ledger": r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?",
+    "prev": r"[0-9a-f]{64}",
+    "run_id": r"[^\x00-\x1f\x7f]{0,512}",
+    "subject": r"[^\x00-\x1f\x7f]{1,512}",
+    "workflow_id": r"[^\x00-\x1f\x7f]{0,512}",
+}
+"""The string fields of a receipt, each with its grammar; ``body`` and ``seq`` come beside them."""
+
+_MAX_INTEGER = 2**53 - 1
+_ED25519 = b"\x01"  # algorithm identifier of C2SP signed-note
+
+
+class Refused(Exception):
+    """Something is not as it must be. ``code`` is for programs, ``seq`` the first bad receipt."""
+
+    def __init__(self, code: str, detail: str, seq: int | None = None) -> None:
+        super().__init__(f"{code}: {detail}" if seq is None else f"{code}: receipt {seq}: {detail}")
+        self.code = code
+        self.detail = detail
+        self.seq = seq
+
+
+# --- Merkle tree (RFC 6962, section 2.1; proofs as in RFC 9162, section 2.1) ---
+
+
+def leaf_hash(entry: bytes) -> bytes:
+    return sha256(b"\x00" + entry).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    return sha256(b"\x01" + left + right).digest()
+
+
+def add_leaf(frontier: list[bytes], size: int, leaf: bytes) -> None:
+    """Append to a tree of ``size`` leaves, known by its perfect subtrees' roots, widest first."""
+    while size & 1:
+        leaf = node_hash(frontier.pop(), leaf)
+        size >>= 1
+    frontier.append(leaf)
+
+
+def frontier_root(frontier: Sequence[bytes]) -> bytes:
+    """The root of the tree whose perfect subtrees have these roots, widest first."""
+    if not frontier:
+        return sha256().digest()
+    root = frontier[-1]
+    for left in reversed(frontier[:-1]):
+        root = node_hash(left, root)
+    return root
+
+
+def verify_inclusion(
+    entry: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes
+) -> bool:
+    """Whether ``entry`` is leaf ``index`` of the tree (RFC 9162, section 2.1.3.2)."""
+    if not 0 <= index < size:
+        return False
+    node, last, current = index, size - 1, leaf_hash(entry)
+    for sibling in proof:
+        if last == 0:
+            return False
+        if node & 1 or node == last:
+            current = node_hash(sibling, current)
+            while not node & 1 and node:
+                node, last = node >> 1, last >> 1
+        else:
+            current = node_hash(current, sibling)
+        node, last = node >> 1, last >> 1
+    return last == 0 and current == root
+
+
+def verify_consistency(
+    first: int, second: int, proof: Sequence[bytes], first_root: bytes, second_root: bytes
+) -> bool:
+    """Whether the first tree is a beginning of the second (RFC 9162, section 2.1.4.2)."""
+    if not 0 <= first <= second:
+        return False
+    if first == second:
+        return not proof and first_root == second_root
+    if first == 0:  # every tree goes on from the empty one
+        return not proof and first_root == frontier_root([])
+    path = list(proof) if first & (first - 1) else [first_root, *proof]
+    if not path:
+        return False
+    node, last = first - 1, second - 1
+    while node & 1:
+        node, last = node >> 1, last >> 1
+    old = new = path[0]
+    for sibling in path[1:]:
+        if last == 0:
+            return False
+        if node & 1 or node == last:
+            old, new = node_hash(sibling, old), node_hash(sibling, new)
+            while not node & 1 and node:
+                node, last = node >> 1, last >> 1
+        else:
+            new = node_hash(new, sibling)
+        node, last = node >> 1, last >> 1
+    return last == 0 and old == first_root and new == second_root
+
+
+# --- Keys and checkpoints (C2SP signed-note, tlog-checkpoint) ---
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """An Ed25519 key; ``name`` is None for a bare PEM, which vouches for any ledger."""
+
+    raw: bytes
+    name: str | None = None
+
+    def key_id(self, name: str) -> bytes:
+        return sha256(name.encode() + b"\n" + _ED25519 + self.raw).digest()[:4]
+
+    def vkey(self) -> str:
+        """The verifier key of C2SP signed-note: ``name+id+key``."""
+        assert self.name is not None
+        key = base64.b64encode(_ED25519 + self.raw).decode()
+        return f"{self.name}+{self.key_id(self.name).hex()}+{key}"
+
+
+def parse_key(text: str) -> PublicKey:
+    """Read a vkey or a PEM public key; raises `Refused` (bad-key)."""
+    text = text.strip()
+    if text.startswith("-----BEGIN"):
+        return PublicKey(_pem_key(text))
+    match = re.fullmatch(r"([^\s+]+)\+([0-9a-f]{8})\+([A-Za-z0-9+/=]+)", text)
+    if match is None:
+        raise Refused("bad-key", "neither a PEM public key nor a vkey (name+id+key)")
+    raw = _base64(match[3], "bad-key")
+    key = PublicKey(raw[1:], match[1])
+    if raw[:1] != _ED25519 or len(raw) != 33 or key.key_id(match[1]).hex() != match[2]:
+        raise Refused("bad-key", f"the vkey of {match[1]} is damaged or not Ed25519")
+    return key
+
+
+def _pem_key(text: str) -> bytes:
+    try:
+        key = load_pem_public_key(text.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise Refused("bad-key", "the PEM file holds no public key") from None
+    if not isinstance(key, Ed25519PublicKey):
+        raise Refused("bad-key", "the PEM file holds no Ed25519 key")
+    return key.public_bytes_raw()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint says; `open_checkpoint` gives only signed ones."""
+
+    origin: str
+    size: int
+    root: bytes
+    head: str = field(metadata={"meaning": "hex SHA-256 of the last receipt; zeros when empty"})
+
+    @property
+    def ledger(self) -> str:
+        return self.origin.removeprefix(ORIGIN_PREFIX)
+
+
+def checkpoint_body(checkpoint: Checkpoint) -> str:
+    """The text that is signed."""
+    root = base64.b64encode(checkpoint.root).decode()
+    return f"{checkpoint.origin}\n{checkpoint.size}\n{root}\nhead {checkpoint.head}\n"
+
+
+_NOTE = re.compile(
+    r"(?P<body>(?:[^\n]+\n)+)\n(?P<signatures>(?:\u2014 [^\s+]+ [A-Za-z0-9+/=]+\n)+)"
+)
+_BODY = re.compile(
+    r"(?P<origin>chainring/[a-z][a-z0-9-]*)\n(?P<size>0|[1-9][0-9]{0,15})\n"
+    r"(?P<root>[A-Za-z0-9+/]{43}=)\nhead (?P<head>[0-9a-f]{64})\n(?:[^\n]+\n)*"
+)
+
+
+def open_checkpoint(note: bytes, keys: Iterable[PublicKey]) -> Checkpoint:
+    """Check the signature of a note and read it.
+
+    Raises:
+        Refused: bad-checkpoint (not of the form), unknown-key, bad-signature.
+    """
+    try:
+        match = _NOTE.fullmatch(note.decode())
+    except UnicodeDecodeError:
+        match = None
+    said = match and _BODY.fullmatch(match["body"])
+    if not match or not said:
+        raise Refused("bad-checkpoint", "not a signed checkpoint of a Chainring ledger")
+    _check_signature(match["body"], match["signatures"], said["origin"], list(keys))
+    root = _base64(said["root"], "bad-checkpoint")
+    return Checkpoint(said["origin"], int(said["size"]), root, said["head"])
+
+
+def _check_signature(body: str, signatures: str, origin: str, keys: Sequence[PublicKey]) -> None:
+    known = False
+    for line in signatures.splitlines():
+        _, name, encoded = line.split(" ")
+        signature = _base64(encoded, "bad-checkpoint")
+        for key in keys:
+            if name != origin or key.name not in (None, origin):
+                continue
+            if signature[:4] == key.key_id(name):
+                known = True
+                _ed25519(key, signature[4:], body.encode(), origin)
+    if not known:
+        raise Refused("unknown-key", f"no given key has signed this checkpoint of {origin}")
+
+
+def _ed25519(key: PublicKey, signature: bytes, message: bytes, origin: str) -> None:
+    try:
+        Ed25519PublicKey.from_public_bytes(key.raw).verify(signature, message)
+    except InvalidSignature:
+        raise Refused("bad-signature", f"the signature of {origin} does not verify") from None
+
+
+def _base64(text: str, code: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise Refused(code, "bad base64") from None
+
+
+# --- Strict reading (RFC 8785) ---
+
+
+def canonical(value: Any) -> str:
+    """The RFC 8785 form of parsed JSON; raises ValueError where there is none."""
+    if isinstance(value, dict):
+        items = sorted(value.items(), key=lambda item: item[0].encode("utf-16-be"))
+        return "{" + ",".join(f"{canonical(key)}:{canonical(item)}" for key, item in items) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(canonical(item) for item in value) + "]"
+    if isinstance(value, float):
+        return _number(value)
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _number(value: float) -> str:
+    """A double as ECMAScript writes it (ECMA-262, Number::toString)."""
+    if math.isinf(value):
+        raise ValueError("a number is out of range")
+    if value == 0:
+        return "0"
+    parts = Decimal(repr(abs(value))).normalize().as_tuple()
+    digits, sign = "".join(map(str, parts.digits)), "-" if value < 0 else ""
+    point = len(digits) + int(parts.exponent)
+    if -6 < point <= 0:
+        return f"{sign}0.{'0' * -point}{digits}"
+    if 0 < point <= 21:
+        whole = digits[:point].ljust(point, "0")
+        return sign + whole + (f".{digits[point:]}" if digits[point:] else "")
+    rest = f".{digits[1:]}" if digits[1:] else ""
+    return f"{sign}{digits[0]}{rest}e{point - 1:+d}"
+
+
+def read_receipt(line: bytes) -> dict[str, Any]:
+    """Read one receipt strictly: canonical bytes, exactly the known fields, each of its form.
+
+    Raises:
+        ValueError: saying what is wrong.
+    """
+    try:
+        receipt = json.loads(
+            line.decode(),
+            object_pairs_hook=_unique,
+            parse_int=_integer,
+            parse_constant=_no_constant,
+        )
+        same = canonical(receipt).encode() == line
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not same:
+        raise ValueError("not in canonical form")
+    if not isinstance(receipt, dict) or receipt.keys() != {*FIELDS, "body", "seq"}:
+        raise ValueError("not an object with exactly a receipt's fields")
+    for name, grammar in FIELDS.items():
+        if not isinstance(receipt[name], str) or not re.fullmatch(grammar, receipt[name]):
+            raise ValueError(f"{name} is not of its form")
+    if type(receipt["seq"]) is not int or receipt["seq"] < 0:
+        raise ValueError("seq is not a number from 0 on")
+    if not isinstance(receipt["body"], dict):
+        raise ValueError("body is not an object")
+    return receipt
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return value
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 17 or abs(int(digits)) > _MAX_INTEGER:
+        raise ValueError("an integer is beyond 2^53 - 1")
+    return int(digits)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+# --- The chain ---
+
+
+@dataclass
+class Report:
+    """What was verified."""
+
+    ledger: str
+    size: int
+    head: str
+    root: bytes | None = field(metadata={"meaning": "None: not asked for, or not computed"})
+    checkpoints: list[int] = field(default_factory=list)
+
+
+class _Chain:
+    """Receipts seen so far, all of them good; one method a step, each raises `Refused`."""
+
+    def __init__(self, ledger: str, checkpoints: Iterable[Checkpoint]) -> None:
+        self.ledger = ledger
+        self.size = 0
+        self.head = GENESIS
+        self.frontier: list[bytes] = []
+        self.hashes = bytearray()  # 32 bytes a receipt: to tell a fork from a duplicate
+        self.waiting = sorted(checkpoints, key=lambda checkpoint: checkpoint.size)
+        self.met: list[int] = []
+
+    def take(self, line: bytes, rest: Iterator[bytes]) -> None:
+        """The next line must be the next receipt; ``rest`` is read only to say why not."""
+        try:
+            receipt = read_receipt(line)
+        except ValueError as error:
+            self.meet_checkpoints()
+            raise Refused("malformed", str(error), self.size) from None
+        linked = (receipt["seq"], receipt["prev"]) == (self.size, self.head)
+        if not linked or receipt["ledger"] != self.ledger:
+            self._explain(receipt, sha256(line).hexdigest(), rest)
+        self.meet_checkpoints()
+        digest = sha256(line).digest()
+        add_leaf(self.frontier, self.size, leaf_hash(digest))
+        self.hashes += digest
+        self.size, self.head = self.size + 1, digest.hex()
+
+    def meet_checkpoints(self) -> None:
+        """What was signed over as many receipts must agree with them."""
+        while self.waiting and self.waiting[0].size == self.size:
+            signed = self.waiting.pop(0)
+            if (signed.root, signed.head) != (frontier_root(self.frontier), self.head):
+                first = self.met[-1] if self.met else 0
+                raise Refused(
+                    "rewritten",
+                    f"it or one up to {self.size - 1} is not the one that was signed",
+                    first,
+                )
+            self.met.append(signed.size)
+
+    def finish(self) -> Report:
+        self.meet_checkpoints()
+        if self.waiting:
+            last = self.waiting[-1].size - 1
+            raise Refused("truncated", f"missing up to {last}, which is signed", self.size)
+        root = frontier_root(self.frontier)
+        return Report(self.ledger, self.size, self.head, root, self.met)
+
+    def _explain(self, receipt: Mapping[str, Any], digest: str, rest: Iterator[bytes]) -> NoReturn:
+        seq, prev, here = receipt["seq"], receipt["prev"], self.size
+        if seq == here and prev != self.head and receipt["ledger"] == self.ledger:
+            self._explain_prev(prev, digest, rest)
+        self.meet_checkpoints()
+        if receipt["ledger"] != self.ledger:
+            raise Refused("wrong-ledger", f"it is of ledger {receipt['ledger']}", here)
+        if prev == self.head:
+            raise Refused("altered", f"it says seq {seq}", here)
+        if seq > here:
+            if any(later == here for later in _sequence_numbers(rest)):
+                raise Refused("reordered", f"receipt {seq} comes before it", here)
+            raise Refused("missing", f"receipt {seq} comes in its place", here)
+        if digest == self._hash(seq):
+            raise Refused("duplicated", "it is there twice", seq)
+        if prev == self._hash(seq - 1):
+            raise Refused("forked", f"two receipts follow receipt {seq - 1}", seq)
+        raise Refused("altered", f"it says seq {seq}", here)
+
+    def _explain_prev(self, prev: str, digest: str, rest: Iterator[bytes]) -> NoReturn:
+        """Receipt n does not name n-1: one of the two was altered, or n belongs elsewhere."""
+        here = self.size
+        forked = self._find(prev)
+        if forked is not None:
+            raise Refused("forked", f"it follows receipt {forked}, as another one does", here)
+        signed = next((c for c in self.waiting if c.size == here), None)
+        if here > 0 and signed is not None and signed.head == prev:
+            raise Refused("altered", f"receipt {here} and a checkpoint name another hash", here - 1)
+        self.meet_checkpoints()
+        authentic = bool(self.met) and self.met[-1] == here
+        follower = next(rest, None)
+        if here > 0 and not authentic and follower is not None and _names(follower, digest):
+            raise Refused("altered", f"receipt {here} names another hash", here - 1)
+        raise Refused("altered", "its prev is not the hash of the receipt before it", here)
+
+    def _hash(self, seq: int) -> str:
+        return GENESIS if seq < 0 else self.hashes[32 * seq : 32 * seq + 32].hex()
+
+    def _find(self, digest: str) -> int | None:
+        """The receipt, before the last one, that has this hash; -1 stands for the beginning."""
+        return next((seq for seq in range(-1, self.size - 1) if self._hash(seq) == digest), None)
+
+
+def verify_chain(
+    lines: Iterable[bytes], *, ledger: str | None = None, checkpoints: Sequence[Checkpoint] = ()
+) -> Report:
+    """Verify receipts in the order of a ledger, from its first one on, strictly.
+
+    Args:
+        ledger: whose they must be; taken from the checkpoints or the first receipt when None.
+        checkpoints: signed ones, from `open_checkpoint`.
+
+    Raises:
+        Refused: code is one of malformed, altered, missing, reordered, duplicated, forked,
+            wrong-ledger, truncated, rewritten, wrong-checkpoint; ``seq`` is the first bad receipt.
+    """
+    rest = iter(lines)
+    line = next(rest, None)
+    if ledger is None:
+        ledger = checkpoints[0].ledger if checkpoints else _ledger_of(line)
+    for checkpoint in checkpoints:
+        if checkpoint.ledger != ledger:
+            raise Refused("wrong-checkpoint", f"it is of {checkpoint.origin}, not of {ledger}")
+    chain = _Chain(ledger, checkpoints)
+    while line is not None:
+        chain.take(line, rest)
+        line = next(rest, None)
+    return chain.finish()
+
+
+def _ledger_of(line: bytes | None) -> str:
+    if line is None:
+        return ""
+    try:
+        return str(read_receipt(line)["ledger"])
+    except ValueError as error:
+        raise Refused("malformed", str(error), 0) from None
+
+
+def _names(line: bytes, prev: str) -> bool:
+    try:
+        return bool(read_receipt(line)["prev"] == prev)
+    except ValueError:
+        return False
+
+
+def _sequence_numbers(lines: Iterable[bytes]) -> Iterator[int]:
+    for line in lines:
+        try:
+            yield int(read_receipt(line)["seq"])
+        except ValueError:
+            continue
+
+
+# --- Proof documents ---
+
+
+def verify_proof(document: bytes, keys: Sequence[PublicKey]) -> str:
+    """Verify an inclusion or a consistency proof as `chainring receipts prove` writes it.
+
+    Returns:
+        What is proven, in a sentence.
+
+    Raises:
+        Refused: bad-proof, or what `open_checkpoint` raises.
+    """
+    try:
+        said = json.loads(document, object_pairs_hook=_unique)
+        proof = [_base64(item, "bad-proof") for item in said["proof"]]
+        if said["kind"] == "inclusion":
+            return _inclusion(said["receipt"].encode(), proof, said["checkpoint"].encode(), keys)
+        if said["kind"] == "consistency":
+            return _consistency(proof, said["first"].encode(), said["second"].encode(), keys)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Refused("bad-proof", f"not a proof document: {error}") from None
+    raise Refused("bad-proof", "its kind is neither inclusion nor consistency")
+
+
+def _inclusion(line: bytes, proof: list[bytes], note: bytes, keys: Sequence[PublicKey]) -> str:
+    signed = open_checkpoint(note, keys)
+    receipt = read_receipt(line)
+    seq = receipt["seq"]
+    if receipt["ledger"] != signed.ledger:
+        raise Refused("wrong-ledger", f"the checkpoint is of {signed.origin}", seq)
+    if not verify_inclusion(sha256(line).digest(), seq, signed.size, proof, signed.root):
+        raise Refused("bad-proof", f"not proven to be among the {signed.size} signed", seq)
+    return f"receipt {seq} is in {signed.origin} of size {signed.size}"
+
+
+def _consistency(
+    proof: list[bytes], first_note: bytes, second_note: bytes, keys: Sequence[PublicKey]
+) -> str:
+    first, second = open_checkpoint(first_note, keys), open_checkpoint(second_note, keys)
+    if first.origin != second.origin:
+        raise Refused("wrong-checkpoint", f"{first.origin} and {second.origin} are two ledgers")
+    if not verify_consistency(first.size, second.size, proof, first.root, second.root):
+        raise Refused("bad-proof", f"size {second.size} is not proven to go on from {first.size}")
+    return f"{second.origin} of size {second.size} goes on from size {first.size}"
+
+
+# --- Command ---
+
+
+def read_lines(path: Path) -> Iterator[bytes]:
+    """The lines of an export without their line ends; the last one must have its end too."""
+    with path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                raise Refused("truncated", "the file ends in the middle of a line")
+            yield line[:-1]
+
+
+def _note_files(paths: Iterable[Path]) -> Iterator[Path]:
+    for path in paths:
+        yield from sorted(path.glob("*.checkpoint")) if path.is_dir() else [path]
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    keys = [parse_key(path.read_text(errors="replace")) for path in arguments.key]
+    if arguments.proof:
+        print("verified:", verify_proof(arguments.proof.read_bytes(), keys))
+        return
+    notes = [path.read_bytes() for path in _note_files(arguments.checkpoint)]
+    checkpoints = [open_checkpoint(note, keys) for note in notes]
+    report = verify_chain(
+        read_lines(arguments.export), ledger=arguments.ledger, checkpoints=checkpoints
+    )
+    print(f"verified: ledger {report.ledger}, {report.size} receipts, head {report.head}")
+    signed = f"signed up to receipt {report.checkpoints[-1] - 1}" if checkpoints else "not signed"
+    print(f"{signed}; {len(checkpoints)} checkpoint(s) met")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Verify exported Chainring receipts.")
+    parser.add_argument("export", type=Path, nargs="?", help="receipts, one a line")
+    parser.add_argument("--key", type=Path, action="append", default=[], help="vkey or PEM file")
+    parser.add_argument(
+        "--checkpoint", type=Path, action="append", default=[], help="file, or directory of them"
+    )
+    parser.add_argument("--ledger", help="whose receipts they must be")
+    parser.add_argument("--proof", type=Path, help="verify this proof document instead")
+    arguments = parser.parse_args()
+    if (arguments.export is None) == (arguments.proof is None):
+        parser.error("give either an export or --proof")
+    try:
+        _run(arguments)
+    except Refused as refusal:
+        print(f"NOT VERIFIED: {refusal}")
+        return 1
+    except OSError as error:
+        print(f"verifier: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,217 @@
+"""What tenant routing costs: Envoy with 10,000 tenants in 100 shards against Envoy with one route.
+
+    scripts/bench_gateway.py --pairs 10 --seconds 2
+
+Both get the same requests (hosts of all tenants in random order) and pass them to the same
+upstream, a third Envoy that answers by itself. They run alternately, in one run of this script, and
+each pair gives one ratio. The one route is in the plainest configuration that Envoy starts with:
+the ratio holds all that Chainring's gateway adds, not the look-up alone. Uses ``wrk`` when it is
+installed, else a generator in Python, which is slower than Envoy and so shows less of a difference.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from load_connection import Connection, Request, Response
+
+from gateway.admin import EnvoyAdmin
+from gateway.envoy import ReleaseEndpoint, static_cluster, tenant_host
+from gateway.envoy_process import bootstrap_file, command, log_file, prepare
+from gateway.publisher import RoutePublisher
+from models.addresses import GatewayAddress
+from models.fleet import RouteTable, ShardRoute
+
+REGION = "eu"
+TENANTS_PER_SHARD = 100
+SHARDS = 100
+CONNECTIONS = 32
+TARGET = 0.9
+RELEASE = "sha256:" + "0" * 64
+
+Message = dict[str, Any]
+
+
+def plain_bootstrap(address: GatewayAddress, *, route: Message, clusters: list[Message]) -> bytes:
+    """Envoy with one listener and one route, and nothing else."""
+    extensions = "type.googleapis.com/envoy.extensions.filters"
+    host = {"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, **route}]}
+    manager = {
+        "@type": f"{extensions}.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "ingress",
+        "route_config": {"name": "one", "virtual_hosts": [host]},
+        "http_filters": [
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": f"{extensions}.http.router.v3.Router"},
+            }
+        ],
+    }
+    filters = [{"name": "envoy.http_connection_manager", "typed_config": manager}]
+    listener = {
+        "name": "ingress",
+        "address": _socket(address.port),
+        "filter_chains": [{"filters": filters}],
+    }
+    static = {"listeners": [listener], "clusters": clusters}
+    return json.dumps(
+        {"admin": {"address": _socket(address.admin_port)}, "static_resources": static}
+    ).encode()
+
+
+def _socket(port: int) -> Message:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def envoy(directory: Path, bootstrap: Message | None = None) -> Iterator[GatewayAddress]:
+    """An Envoy as Chainring starts it, with its own bootstrap or with a plain one."""
+    address = GatewayAddress(
+        port=free_port(), admin_port=free_port(), kv_port=free_port(), directory=directory
+    )
+    prepare(address, REGION)
+    if bootstrap is not None:
+        bootstrap_file(directory).write_bytes(plain_bootstrap(address, **bootstrap))
+    process = subprocess.Popen(command(address, REGION))
+    try:
+        while not EnvoyAdmin(address).ready():
+            if process.poll() is not None:
+                raise SystemExit(f"envoy ended: {log_file(directory).read_text()}")
+            time.sleep(0.05)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def tenants_of(shard: int) -> list[str]:
+    return [f"tenant-{shard:03d}-{n:03d}" for n in range(TENANTS_PER_SHARD)]
+
+
+def publish_tenants(address: GatewayAddress, upstream_port: int) -> None:
+    shards = [ShardRoute(f"eu-{n:03d}", RELEASE, tenants_of(n)) for n in range(SHARDS)]
+    publisher = RoutePublisher(address, REGION)
+    publisher.publish_clusters([ReleaseEndpoint(RELEASE, upstream_port)])
+    publisher.publish_routes(lambda: RouteTable(1, shards, []), 1)
+
+
+def all_hosts() -> list[str]:
+    hosts = [tenant_host(tenant, REGION) for n in range(SHARDS) for tenant in tenants_of(n)]
+    random.Random(1).shuffle(hosts)
+    return hosts
+
+
+def measure_with_wrk(port: int, seconds: int, hosts: Path) -> float:
+    script = hosts.with_suffix(".lua")
+    script.write_text(
+        f"""
+        local requests, n = {{}}, 0
+        for host in io.lines("{hosts}") do
+          requests[#requests + 1] = wrk.format("GET", "/", {{ Host = host }})
+        end
+        request = function() n = n % #requests + 1; return requests[n] end
+        """
+    )
+    wrk = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script)]
+    out = subprocess.run(
+        [*wrk, f"http://127.0.0.1:{port}/"], check=True, capture_output=True, text=True
+    ).stdout
+    if "Non-2xx" in out or "Socket errors" in out:
+        raise SystemExit(f"requests failed:\n{out}")
+    found = re.search(r"Requests/sec:\s+([0-9.]+)", out)
+    assert found is not None, out
+    return float(found[1])
+
+
+def measure_with_python(port: int, seconds: int, hosts: Path) -> float:
+    return asyncio.run(_closed_loop(port, seconds, hosts.read_text().split()))
+
+
+async def _closed_loop(port: int, seconds: int, hosts: Sequence[str]) -> float:
+    requests = [f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode() for host in hosts]
+    loop, until, answers = asyncio.get_running_loop(), time.monotonic() + seconds, 0
+    idle: asyncio.Queue[Connection] = asyncio.Queue()
+
+    def answered(response: Response) -> None:
+        nonlocal answers
+        if response.status != 200:
+            raise SystemExit(f"a request failed: status {response.status}")
+        answers += 1
+
+    for _ in range(CONNECTIONS):
+        _, connection = await loop.create_connection(
+            lambda: Connection(idle.put_nowait), "127.0.0.1", port
+        )
+        idle.put_nowait(connection)
+    while time.monotonic() < until:
+        connection = await idle.get()
+        connection.send(Request(requests[answers % len(requests)], answered))
+    return answers / seconds
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--pairs", type=int, default=10)
+    parser.add_argument("--seconds", type=int, default=2, help="of each measurement")
+    options = parser.parse_args()
+    measure = measure_with_wrk if shutil.which("wrk") else measure_with_python
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        hosts = home / "hosts"
+        hosts.write_text("\n".join(all_hosts()))
+        answers = {"direct_response": {"status": 200, "body": {"inline_string": "ok"}}}
+        behind = stack.enter_context(envoy(home / "behind", {"route": answers, "clusters": []}))
+        passes = {
+            "route": {"route": {"cluster": "behind"}},
+            "clusters": [static_cluster("behind", "127.0.0.1", behind.port)],
+        }
+        one_route = stack.enter_context(envoy(home / "one", passes))
+        tenants = stack.enter_context(envoy(home / "tenants"))
+        publish_tenants(tenants, behind.port)
+        for each in (one_route, tenants):
+            measure(each.port, 1, hosts)
+        pairs = []
+        for number in range(options.pairs):
+            # Each goes first as often as the other: what the machine does meanwhile hits both.
+            ports = [tenants.port, one_route.port][:: 1 if number % 2 else -1]
+            rates = {port: measure(port, options.seconds, hosts) for port in ports}
+            pairs.append((rates[tenants.port], rates[one_route.port]))
+    return report(pairs, measure is measure_with_wrk)
+
+
+def report(pairs: Sequence[tuple[float, float]], with_wrk: bool) -> int:
+    print(f"| pair | {SHARDS * TENANTS_PER_SHARD:,} tenants, req/s | one route, req/s | ratio |")
+    print("|---|---|---|---|")
+    for number, (many, one) in enumerate(pairs, start=1):
+        print(f"| {number} | {many:,.0f} | {one:,.0f} | {many / one:.3f} |")
+    many, one = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratio = statistics.median(many / one for many, one in pairs)
+    print(f"| median | {many:,.0f} | {one:,.0f} | **{ratio:.3f}** |")
+    tool = "wrk" if with_wrk else "a generator in Python"
+    print(f"\n{CONNECTIONS} connections, {tool}; target {TARGET} or more.")
+    return 0 if ratio >= TARGET else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Everything that keeps bytes: SQL, receipts, tenant state, releases."""

@@ -1,0 +1,91 @@
+"""Signing keys of the ledgers: Ed25519, one PEM file each, readable by its owner only.
+
+A private key leaves its file only into the process that signs; no function here prints one.
+"""
+
+import os
+import stat
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from models.checkpoint import PublicKey, public_key
+from stores.files import sync_directory
+
+
+class KeyFileError(Exception):
+    """A key file is missing, open to others, or holds no Ed25519 key; the message names it."""
+
+
+@dataclass(frozen=True)
+class SigningKey:
+    """A ledger's private key and the file it came from."""
+
+    path: Path
+    private: Ed25519PrivateKey = field(repr=False)
+
+    def public(self, ledger: str) -> PublicKey:
+        """The public half, under the ledger's name; publish its ``vkey()``."""
+        return public_key(self.private, ledger)
+
+
+def ensure_key(path: Path) -> SigningKey:
+    """Load the key, or create it if there is none; two processes at once get the same one.
+
+    Raises:
+        KeyFileError: see `load_key`.
+        OSError: the directory is not writable.
+    """
+    if not path.exists():
+        _create(path)
+    return load_key(path)
+
+
+def load_key(path: Path) -> SigningKey:
+    """Read a signing key.
+
+    Raises:
+        KeyFileError: missing, readable by others than its owner, or no Ed25519 key in PEM.
+    """
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            raise KeyFileError(f"{path}: others may read it (mode {mode:o}); chmod 600 it")
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except OSError as error:
+        raise KeyFileError(f"{path}: {error.strerror}") from None
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise KeyFileError(f"{path}: holds no unencrypted private key in PEM") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise KeyFileError(f"{path}: holds no Ed25519 key")
+    return SigningKey(path, key)
+
+
+def _create(path: Path) -> None:
+    """Write a new key beside its place and link it in: whole or not there, never overwritten."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = Ed25519PrivateKey.generate().private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        pass  # another process was first; its key counts
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_directory(path.parent)

@@ -1,0 +1,278 @@
+"""The only door to SQL databases: engines, transactions and what can go wrong with them.
+
+SQLite (write-ahead log, every commit flushed to disk) and PostgreSQL behave alike behind it:
+
+* `write` admits one writer at a time and starts it on the newest committed state, so what it reads
+  cannot change before it commits;
+* `read` sees one snapshot over all its statements;
+* a store that is locked, read-only, full or out of reach raises `StoreUnavailable`, which a caller
+  may retry. Mistakes in the SQL or broken constraints pass through unchanged.
+"""
+
+import hashlib
+import importlib
+import os
+import pkgutil
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from sqlalchemy import Connection, Engine, Table, create_engine, event, inspect, text
+from sqlalchemy import exc as sa_exc
+from sqlalchemy.engine import URL, make_url
+from sqlmodel import SQLModel
+
+import models
+
+BUSY_TIMEOUT_MS = 10_000
+"""How long a writer waits for another one before it is told that the store is locked."""
+
+FLEET_LOCK = "fleet"
+"""The lock of everything that commits together with a receipt."""
+
+_WRITES = "chainring_writes"
+
+_SQLITE_TROUBLE = {
+    sqlite3.SQLITE_BUSY: "locked",
+    sqlite3.SQLITE_LOCKED: "locked",
+    sqlite3.SQLITE_READONLY: "read-only",
+    sqlite3.SQLITE_FULL: "full",
+    sqlite3.SQLITE_IOERR: "input/output error",
+    sqlite3.SQLITE_CANTOPEN: "unreachable",
+}
+
+# SQLSTATE codes and classes, the longest prefix first (PostgreSQL manual, appendix A).
+_POSTGRES_TROUBLE = {
+    "25006": "read-only",
+    "40001": "locked",
+    "40P01": "locked",
+    "53100": "full",
+    "55P03": "locked",
+    "57P": "unreachable",
+    "08": "unreachable",
+    "53": "overloaded",
+    "58": "input/output error",
+}
+
+
+class StoreUnavailable(Exception):
+    """The database cannot serve now, and nothing was changed; trying again later may succeed.
+
+    ``kind`` is one of: locked, read-only, full, unreachable, overloaded, input/output error.
+    """
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(f"store {kind}: {detail}")
+        self.kind = kind
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type["StoreUnavailable"], tuple[str, str]]:
+        return StoreUnavailable, (self.kind, self.detail)
+
+
+def open_engine(url: str) -> Engine:
+    """An engine for ``sqlite:///path`` or ``postgresql+psycopg://...``.
+
+    Connects only when first used. The directory of a SQLite file is created.
+
+    Raises:
+        ValueError: the URL is of no known kind.
+        StoreUnavailable: the directory cannot be created.
+    """
+    try:
+        address = make_url(url)
+    except sa_exc.ArgumentError as error:
+        raise ValueError(f"database: {error}") from None
+    if address.drivername == "sqlite":
+        return _open_sqlite(address)
+    if address.drivername == "postgresql+psycopg":
+        return _open_postgres(address)
+    raise ValueError(
+        f"database: {address.drivername!r} is not supported, "
+        "use sqlite:///path or postgresql+psycopg://user@host/name"
+    )
+
+
+_engines: dict[tuple[int, str], Engine] = {}
+_engines_guard = threading.Lock()
+
+
+def engine_for(url: str) -> Engine:
+    """The engine of this process for ``url``: opened once, shared by all that ask.
+
+    A forked child gets an engine of its own, since connections must not be shared over a fork.
+    """
+    key = (os.getpid(), url)
+    with _engines_guard:
+        if key not in _engines:
+            _engines[key] = open_engine(url)
+        return _engines[key]
+
+
+@contextmanager
+def write(engine: Engine, *, lock: str = FLEET_LOCK) -> Iterator[Connection]:
+    """One write transaction, durable when the block is left without an error.
+
+    SQLite admits one writer to the file (``BEGIN IMMEDIATE``). PostgreSQL admits one writer per
+    ``lock``, by an advisory lock held to the end of the transaction; writers under different locks
+    run side by side and must not touch the same rows.
+
+    Raises:
+        StoreUnavailable: nothing was written.
+    """
+    with _guarded(engine) as connection:
+        connection.execution_options(**{_WRITES: True})
+        with connection.begin():
+            if engine.dialect.name == "postgresql":
+                connection.execute(
+                    text("SELECT pg_advisory_xact_lock(:key)"), {"key": _lock_key(lock)}
+                )
+            yield connection
+
+
+@contextmanager
+def read(engine: Engine) -> Iterator[Connection]:
+    """One read transaction: all its statements see the same committed state.
+
+    Raises:
+        StoreUnavailable: the database does not answer.
+    """
+    with _guarded(engine) as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+        with connection.begin():
+            yield connection
+
+
+def create_all(engine: Engine) -> None:
+    """Create every table of ``models.tables_*`` that is not there yet.
+
+    Safe to call from several processes at once.
+
+    Raises:
+        StoreUnavailable: the database does not answer.
+    """
+    for module in pkgutil.iter_modules(models.__path__):
+        if module.name.startswith("tables_"):
+            importlib.import_module(f"models.{module.name}")
+    with read(engine) as connection:
+        missing = set(SQLModel.metadata.tables) - set(inspect(connection).get_table_names())
+    if missing:  # a reader of a busy database need not wait for the writers
+        with write(engine, lock="schema") as connection:
+            SQLModel.metadata.create_all(connection)
+
+
+def table(model: type[SQLModel]) -> Table:
+    """The Core table behind a SQLModel class, for statements that build no objects."""
+    return SQLModel.metadata.tables[str(model.__tablename__)]
+
+
+def _open_sqlite(address: URL) -> Engine:
+    if not address.database or address.database == ":memory:":
+        raise ValueError("database: a SQLite URL needs a file, as in sqlite:////var/lib/fleet.db")
+    path = Path(address.database)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailable("unreachable", f"{path.parent}: {error.strerror}") from error
+    engine = create_engine(address, pool_size=8, max_overflow=24)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+    connection.isolation_level = None  # the driver starts no transactions: `_begin_sqlite` does
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA synchronous = FULL")
+    _use_write_ahead_log(connection)
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    """Switch a new file to WAL; SQLite does not wait by itself when two connections do so."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _open_postgres(address: URL) -> Engine:
+    engine = create_engine(
+        address,
+        pool_size=8,
+        max_overflow=24,
+        pool_pre_ping=True,  # after a restart of the server the pool's connections are dead
+        connect_args={"connect_timeout": 5},
+    )
+    event.listen(engine, "connect", _prepare_postgres)
+    return engine
+
+
+def _prepare_postgres(connection: "psycopg.Connection[Any]", _record: Any) -> None:
+    connection.execute(f"SET lock_timeout = {BUSY_TIMEOUT_MS}")
+    connection.commit()
+
+
+def _lock_key(name: str) -> int:
+    """A signed 64-bit key for an advisory lock."""
+    digest = hashlib.sha256(f"chainring/{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
+@contextmanager
+def _guarded(engine: Engine) -> Iterator[Connection]:
+    """A connection whose troubles are translated, and that always goes back to the pool."""
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except sa_exc.TimeoutError as error:
+        raise StoreUnavailable("overloaded", str(error)) from error
+    except sa_exc.DBAPIError as error:
+        _raise_trouble(error.orig, error)
+    except (sqlite3.Error, psycopg.Error) as error:  # from a connect listener or a raw COPY
+        _raise_trouble(error, error)
+
+
+def _raise_trouble(original: BaseException | None, error: Exception) -> None:
+    """Raise `StoreUnavailable` where the driver's error is one, else the error as it came."""
+    kind = _trouble(original)
+    if kind is None:
+        raise error
+    raise StoreUnavailable(kind, str(original).strip()) from error
+
+
+def _trouble(error: BaseException | None) -> str | None:
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", None)
+        return None if code is None else _SQLITE_TROUBLE.get(code & 0xFF)
+    if isinstance(error, psycopg.Error):
+        return _postgres_trouble(error)
+    return None
+
+
+def _postgres_trouble(error: psycopg.Error) -> str | None:
+    state = error.sqlstate
+    if state is None:  # the server never answered, or the connection broke
+        return "unreachable" if isinstance(error, psycopg.OperationalError) else None
+    for prefix, kind in _POSTGRES_TROUBLE.items():
+        if state.startswith(prefix):
+            return kind
+    return None

@@ -1,0 +1,160 @@
+"""`chainring releases`: the release store."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stores.oci import ImageLayout, ReleaseCorrupt, ReleaseError, StoredRelease
+from workers.cli.output import NEGATIVE, console, emit_json, emit_table, fail
+from workers.samples import build_samples
+from workers.settings import home
+
+app = typer.Typer(
+    help="Keep and inspect releases. A release is an OCI image, always used by its digest.",
+    no_args_is_help=True,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Reference = Annotated[str, typer.Argument(metavar="RELEASE", help="name:version, or a digest.")]
+
+
+@app.command("build-samples")
+def build(
+    late_after: Annotated[
+        int, typer.Option(min=1, help="Seconds until the late-bad sample turns bad.")
+    ] = 60,
+    json: Json = False,
+) -> None:
+    """Build the two sample services, good versions and bad ones.
+
+    Example: chainring releases build-samples
+    """
+    with _readable_errors():
+        _print_releases(build_samples(_layout(), late_after_s=late_after), json)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def add(
+    directory: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="What the release holds.")
+    ],
+    name: Annotated[str, typer.Option(help="Name of the program, as in catalog.")],
+    version: Annotated[str, typer.Option(help="Its version, never used before.")],
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(help="How to start it, after --; else release.json in DIRECTORY says so."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Add a directory as a release.
+
+    Example: chainring releases add ./dist --name web --version 2.0.1 -- python3 server.py
+    """
+    with _readable_errors():
+        digest = _layout().put_release(name, version, directory, entrypoint=command)
+    if json:
+        emit_json({"name": name, "version": version, "digest": digest})
+    else:
+        console.print(f"{name}:{version} is {digest}", soft_wrap=True, highlight=False)
+
+
+@app.command("list")
+def list_releases(json: Json = False) -> None:
+    """List the releases that have a name.
+
+    Example: chainring releases list --json
+    """
+    with _readable_errors():
+        _print_releases(_layout().list(), json)
+
+
+@app.command()
+def show(release: Reference, json: Json = False) -> None:
+    """Show how a release is run and what it consists of.
+
+    Example: chainring releases show catalog:1.0.0
+    """
+    with _readable_errors():
+        layout = _layout()
+        digest = layout.resolve(release)
+        spec, manifest = layout.describe(digest), layout.manifest(digest)
+    if json:
+        blobs = [manifest.config, *manifest.layers]
+        emit_json(
+            {
+                "digest": digest,
+                **spec.model_dump(mode="json"),
+                "blobs": [blob.model_dump(by_alias=True, mode="json") for blob in blobs],
+            }
+        )
+        return
+    health = spec.health
+    rows = [
+        ("digest", digest),
+        ("release", spec.reference),
+        ("entrypoint", " ".join(spec.entrypoint)),
+        ("environment", " ".join(f"{key}={value}" for key, value in spec.env.items()) or "-"),
+        ("healthy within", f"{health.deadline_ms / 1000:g} s"),
+        ("stops within", f"{spec.stop_grace_ms / 1000:g} s"),
+        ("bytes", sum(layer.size for layer in manifest.layers)),
+    ]
+    for field, value in rows:
+        console.print(f"{field:<16}{value}", soft_wrap=True, markup=False, highlight=False)
+
+
+@app.command()
+def verify(
+    release: Annotated[
+        str | None, typer.Argument(metavar="[RELEASE]", help="name:version or digest; else all.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Check every byte of a release, or of all, against its digest. Exit code 1: one is bad.
+
+    Example: chainring releases verify catalog:1.0.0
+    """
+    with _readable_errors():
+        layout = _layout()
+        digests = [layout.resolve(release)] if release else [r.digest for r in layout.list()]
+    problems = {digest: _problem(layout, digest) for digest in digests}
+    if json:
+        emit_json([{"digest": d, "ok": p is None, "problem": p} for d, p in problems.items()])
+    else:
+        emit_table(("release", "result"), ((d, p or "ok") for d, p in problems.items()))
+    if any(problems.values()):
+        raise SystemExit(NEGATIVE)
+
+
+def _layout() -> ImageLayout:
+    return ImageLayout(home() / "releases")
+
+
+def _problem(layout: ImageLayout, digest: str) -> str | None:
+    try:
+        layout.verify(digest)
+    except ReleaseError as error:
+        return str(error)
+    return None
+
+
+def _print_releases(releases: list[StoredRelease], json: bool) -> None:
+    if json:
+        emit_json([asdict(release) for release in releases])
+        return
+    # The digest comes first because the first column is never cut: it is what one copies.
+    rows = ((r.digest, r.name, r.version, r.bytes) for r in releases)
+    emit_table(("digest", "name", "version", "bytes"), rows)
+
+
+@contextmanager
+def _readable_errors() -> Iterator[None]:
+    try:
+        yield
+    except ReleaseCorrupt as error:
+        fail(str(error), NEGATIVE)
+    except (ReleaseError, OSError) as error:
+        fail(str(error))

@@ -1,0 +1,315 @@
+"""`chainring rollout`: the operator's path, the same that `temporal workflow` commands take."""
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.markup import escape
+from temporalio.client import Client, WorkflowFailureError, WorkflowUpdateFailedError
+from temporalio.service import RPCError
+
+from models.ids import short
+from models.planning import Plan
+from models.rollout import (
+    AbortDecision,
+    Decision,
+    RolloutRequest,
+    RolloutResult,
+    RolloutState,
+    RolloutStatus,
+)
+from stores.oci import ImageLayout, ReleaseError
+from workers.cli.output import NEGATIVE, UNREACHABLE, USAGE, console, emit_json, emit_table, fail
+from workers.cli.watching import watch_rollout
+from workers.process import connect
+from workers.settings import load_control
+
+app = typer.Typer(help="Plan, start, watch and steer rollouts.", no_args_is_help=True)
+
+_T = TypeVar("_T")
+_GOOD = {RolloutState.COMPLETED, RolloutState.COMPLETED_WITH_DEBT}
+
+ReleaseArg = Annotated[str, typer.Argument(help="name:version or sha256:... digest")]
+RolloutArg = Annotated[str, typer.Argument(help="workflow id, such as rollout/web-1.2.0/1")]
+ActorOpt = Annotated[str, typer.Option(help="who decides; kept in the receipt")]
+ReasonOpt = Annotated[str, typer.Option(help="why; kept in the receipt")]
+JsonOpt = Annotated[bool, typer.Option("--json", help="for scripts")]
+SetOpt = Annotated[
+    list[str] | None, typer.Option("--set", help="KEY=VALUE: a configuration key, this time only")
+]
+
+
+@app.command()
+def plan(release: ReleaseArg, overrides: SetOpt = None, as_json: JsonOpt = False) -> None:
+    """Show the rings a rollout would take; nothing changes.
+
+    Example: chainring rollout plan catalog:1.1.0
+    """
+    request = _request(release, overrides, dry_run=True)
+    result = _run(_execute(request, "plan"))
+    assert result.plan is not None
+    if as_json:
+        emit_json(result.plan.model_dump(mode="json"))
+        return
+    print_plan(result.plan)
+
+
+@app.command()
+def start(
+    release: ReleaseArg,
+    actor: ActorOpt = "operator",
+    reason: ReasonOpt = "",
+    overrides: SetOpt = None,
+    when_busy: Annotated[
+        str | None, typer.Option(help="wait, supersede or refuse while another one runs")
+    ] = None,
+    accept_known_bad: Annotated[
+        str | None, typer.Option(help="why a release that failed before is tried again")
+    ] = None,
+    skip_gates: Annotated[
+        str | None, typer.Option(help="why no gate judges it: first installation, emergency")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="watch until it ends")] = True,
+) -> None:
+    """Start a rollout and watch it. Exit code 1 when the release is not on the fleet at the end.
+
+    Example: chainring rollout start catalog:1.1.0 --actor ana --reason "weekly release"
+    """
+    request = _request(
+        release,
+        overrides,
+        actor=actor,
+        reason=reason,
+        when_busy=when_busy,
+        accept_known_bad=accept_known_bad,
+        skip_gates=skip_gates,
+    )
+    workflow_id = _run(_start(request))
+    console.print(f"started [bold]{workflow_id}[/bold]")
+    if wait:
+        _finish(_run(_watch(workflow_id)))
+
+
+@app.command()
+def watch(rollout: RolloutArg) -> None:
+    """Follow a rollout until it ends."""
+    _finish(_run(_watch(rollout)))
+
+
+@app.command()
+def status(rollout: RolloutArg, as_json: JsonOpt = False) -> None:
+    """Show where a rollout is."""
+    found = _run(_query(rollout))
+    if as_json:
+        emit_json(found.model_dump(mode="json"))
+    else:
+        print_status(found)
+
+
+@app.command("list")
+def list_rollouts(as_json: JsonOpt = False) -> None:
+    """List rollouts, newest first."""
+    rows = _run(_list())
+    if as_json:
+        emit_json(rows)
+    else:
+        emit_table(["rollout", "state", "ring", "started"], [list(row.values()) for row in rows])
+
+
+@app.command()
+def pause(rollout: RolloutArg, actor: ActorOpt, reason: ReasonOpt) -> None:
+    """Start no further ring; a failing gate still rolls back."""
+    _decide(rollout, "pause", Decision(actor=actor, reason=reason))
+
+
+@app.command()
+def resume(rollout: RolloutArg, actor: ActorOpt, reason: ReasonOpt) -> None:
+    """Go on after a pause."""
+    _decide(rollout, "resume", Decision(actor=actor, reason=reason))
+
+
+@app.command()
+def promote(rollout: RolloutArg, actor: ActorOpt, reason: ReasonOpt) -> None:
+    """Skip the rest of the ring's bake, or let a held gate pass."""
+    _decide(rollout, "promote", Decision(actor=actor, reason=reason))
+
+
+@app.command("retry-gate")
+def retry_gate(rollout: RolloutArg, actor: ActorOpt, reason: ReasonOpt) -> None:
+    """Bake the ring again after a gate that gave no answer."""
+    _decide(rollout, "retry_gate", Decision(actor=actor, reason=reason))
+
+
+@app.command("override-freeze")
+def override_freeze(rollout: RolloutArg, actor: ActorOpt, reason: ReasonOpt) -> None:
+    """Let the ring start although the calendar forbids it."""
+    _decide(rollout, "override_freeze", Decision(actor=actor, reason=reason))
+
+
+@app.command()
+def abort(
+    rollout: RolloutArg,
+    actor: ActorOpt,
+    reason: ReasonOpt,
+    rollback: Annotated[bool, typer.Option("--rollback/--no-rollback")] = True,
+) -> None:
+    """Stop for good; changed shards go back unless --no-rollback."""
+    _decide(rollout, "abort", AbortDecision(actor=actor, reason=reason, rollback=rollback))
+
+
+def print_plan(plan: Plan) -> None:
+    """The rings, the blast radius and what the plan has to say about itself."""
+    rows = [
+        (
+            ring.name,
+            len(ring.shards),
+            ring.tenants,
+            f"{ring.cumulative_percent:.1f} %",
+            ", ".join(f"{region} {len(found)}" for region, found in sorted(ring.by_region.items())),
+            ", ".join(f"{name} {count}" for name, count in sorted(ring.size_classes.items())),
+        )
+        for ring in plan.rings
+    ]
+    columns = ["ring", "shards", "tenants", "share in all", "regions", "size classes"]
+    title = f"{short(plan.release)}: {plan.total_tenants} tenants in {plan.total_shards} shards"
+    emit_table(columns, rows, title)
+    console.print(f"blast radius {plan.blast_radius_percent:.1f} % of tenants before a gate passes")
+    for note in plan.notes:
+        console.print(f"note: {note}", highlight=False)
+
+
+def print_status(status: RolloutStatus) -> None:
+    """Where the rollout is, ring by ring, with the last verdict in words."""
+    console.print(f"[bold]{status.rollout}[/bold] {status.name} {status.version}: {status.state}")
+    if status.why:
+        console.print(escape(status.why), highlight=False)
+    rows = [
+        (ring.name, ring.tenants, ring.shards, ring.activated, ring.outcome or "-")
+        for ring in status.rings
+    ]
+    emit_table(["ring", "tenants", "shards", "activated", "gate"], rows)
+    for ring in status.rings:
+        if ring.verdict is not None and ring.verdict.outcome != "pass":
+            for metric in ring.verdict.metrics:
+                console.print(
+                    f"  {ring.name} {metric.metric}: {metric.outcome}: {escape(metric.why)}",
+                    highlight=False,
+                )
+    for made in status.decisions:
+        console.print(f"  {made.at:%H:%M:%S} {made.what} by {made.actor}: {escape(made.reason)}")
+
+
+def _request(release: str, overrides: list[str] | None, **fields: Any) -> RolloutRequest:
+    try:
+        digest = ImageLayout(load_control().releases).resolve(release)
+    except ReleaseError as error:
+        fail(str(error), USAGE)
+    given = {name: value for name, value in fields.items() if value is not None}
+    return RolloutRequest(release=digest, overrides=_overrides(overrides or []), **given)
+
+
+def _overrides(pairs: list[str]) -> dict[str, Any]:
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            fail(f"--set: {pair!r} is not KEY=VALUE", USAGE)
+        try:
+            found[key] = json.loads(value)
+        except json.JSONDecodeError:
+            found[key] = value
+    return found
+
+
+def _run(work: Coroutine[Any, Any, _T]) -> _T:
+    try:
+        return asyncio.run(work)
+    except WorkflowFailureError as error:
+        fail(str(getattr(error.cause, "message", error.cause)), USAGE)
+    except WorkflowUpdateFailedError as error:
+        fail(str(getattr(error.cause, "message", error.cause)), NEGATIVE)
+    except RPCError as error:
+        fail(f"Temporal: {error.message}", UNREACHABLE)
+    except RuntimeError as error:
+        fail(f"Temporal does not answer: {error}", UNREACHABLE)
+
+
+async def _connect() -> Client:
+    return await connect(load_control().temporal)
+
+
+async def _name(client: Client, request: RolloutRequest, kind: str) -> str:
+    """The next free id of the form kind/name-version/n."""
+    release = ImageLayout(load_control().releases).describe(request.release)
+    prefix = f"{kind}/{release.name}-{release.version}/"
+    query = f'WorkflowType = "FleetRollout" AND WorkflowId STARTS_WITH "{prefix}"'
+    taken = (await client.count_workflows(query)).count
+    while True:
+        taken += 1
+        try:
+            await client.get_workflow_handle(f"{prefix}{taken}").describe()
+        except RPCError:
+            return f"{prefix}{taken}"
+
+
+async def _start(request: RolloutRequest, kind: str = "rollout") -> str:
+    client, addresses = await _connect(), load_control()
+    workflow_id = await _name(client, request, kind)
+    await client.start_workflow(
+        "FleetRollout", request, id=workflow_id, task_queue=addresses.temporal.task_queue
+    )
+    return workflow_id
+
+
+async def _execute(request: RolloutRequest, kind: str) -> RolloutResult:
+    workflow_id = await _start(request, kind)
+    handle = (await _connect()).get_workflow_handle(workflow_id, result_type=RolloutResult)
+    result: RolloutResult = await handle.result()
+    return result
+
+
+async def _watch(rollout: str) -> RolloutStatus:
+    return await watch_rollout(await _connect(), rollout)
+
+
+async def _query(rollout: str) -> RolloutStatus:
+    handle = (await _connect()).get_workflow_handle(rollout)
+    found: RolloutStatus = await handle.query("status", result_type=RolloutStatus)
+    return found
+
+
+async def _list() -> list[dict[str, str]]:
+    client = await _connect()
+    rows = []
+    async for found in client.list_workflows('WorkflowType = "FleetRollout"'):
+        attributes = {pair.key.name: pair.value for pair in found.typed_search_attributes}
+        if attributes.get("ChainringState") == RolloutState.PLANNED:
+            continue
+        rows.append(
+            {
+                "rollout": found.id,
+                "state": str(attributes.get("ChainringState", "")),
+                "ring": str(attributes.get("ChainringRing", "")),
+                "started": f"{found.start_time:%Y-%m-%d %H:%M:%S}",
+            }
+        )
+    return rows
+
+
+def _decide(rollout: str, update: str, decision: Decision) -> None:
+    status = _run(_update(rollout, update, decision))
+    console.print(f"{rollout}: {update.replace('_', ' ')}, recorded; now {status.state}")
+
+
+async def _update(rollout: str, update: str, decision: Decision) -> RolloutStatus:
+    handle = (await _connect()).get_workflow_handle(rollout)
+    status: RolloutStatus = await handle.execute_update(update, decision, result_type=RolloutStatus)
+    return status
+
+
+def _finish(status: RolloutStatus) -> None:
+    print_status(status)
+    if status.state not in _GOOD:
+        raise typer.Exit(NEGATIVE)

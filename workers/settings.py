@@ -1,0 +1,60 @@
+"""Where a process finds its configuration: ``$CHAINRING_HOME`` and the files below it."""
+
+import os
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from models.addresses import ControlAddresses, RegionAddresses
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class SettingsError(Exception):
+    """A settings file is missing or wrong; the message names the file and the field."""
+
+
+def home() -> Path:
+    """The state directory: ``$CHAINRING_HOME``, else ``.chainring`` in the current directory."""
+    return Path(os.environ.get("CHAINRING_HOME", ".chainring")).resolve()
+
+
+def control_file() -> Path:
+    return home() / "control" / "addresses.json"
+
+
+def region_file(region: str) -> Path:
+    return home() / "regions" / region / "addresses.json"
+
+
+def load_control() -> ControlAddresses:
+    """What the control worker may reach.
+
+    Raises:
+        SettingsError: no such file, or it does not hold to ``ControlAddresses``.
+    """
+    return _load(control_file(), ControlAddresses)
+
+
+def load_region(region: str) -> RegionAddresses:
+    """What one region's processes may reach; raises `SettingsError`."""
+    return _load(region_file(region), RegionAddresses)
+
+
+def known_regions() -> list[str]:
+    """Regions that have an addresses file in this home, sorted."""
+    return sorted(path.parent.name for path in home().glob("regions/*/addresses.json"))
+
+
+def _load(path: Path, model: type[_Model]) -> _Model:
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise SettingsError(
+            f"{path} does not exist: is the stack set up? (`chainring up`)"
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise SettingsError(f"{path}: {field}: {first['msg']}") from None

@@ -1,0 +1,314 @@
+"""Setting up a home for the embedded stack: ports, keys, databases, addresses, process plan.
+
+Everything that is decided here once (ports, keys) is kept, so that a home starts again as it was.
+"""
+
+import os
+import random
+import socket
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from pydantic import BaseModel
+from temporalio.api.enums.v1 import IndexedValueType
+
+from gateway.envoy_process import command as envoy_command
+from gateway.envoy_process import prepare as prepare_envoy
+from models.addresses import (
+    ControlAddresses,
+    GatewayAddress,
+    RegionAddresses,
+    TemporalAddress,
+    WorkerAddress,
+)
+from models.config import Config, load_config
+from models.ids import CONTROL_LEDGER
+from models.stack import ProcessSpec, StackPlan
+from stores.keys import ensure_key
+from stores.oci import ImageLayout
+from stores.sql import create_all, open_engine
+from workers.settings import control_file, home, region_file
+from workers.supervisor import plan_file
+from workers.temporal_setup import CONTROL_QUEUE, REGION_QUEUE, SEARCH_ATTRIBUTES
+
+TEMPORAL_PORT = 7233
+PORT_RANGE = (20_000, 32_000)  # below the ports that outgoing connections take
+LOOPBACK = "127.0.0.1"
+
+
+class SetupError(Exception):
+    """The home cannot be set up; nothing was started."""
+
+
+class RegionPorts(BaseModel):
+    gateway: int
+    admin: int
+    kv: int
+    health: int
+    metrics: int
+
+
+class Ports(BaseModel):
+    """The ports of one home, chosen once."""
+
+    temporal: int
+    ui: int
+    control_health: int
+    control_metrics: int
+    regions: dict[str, RegionPorts]
+
+
+class Options(BaseModel):
+    """What a person may choose at the first start of a home."""
+
+    config: Path | None = None
+    temporal_port: int | None = None
+    databases: dict[str, str] = {}  # region or "control" -> SQLAlchemy URL
+    otlp_endpoint: str | None = None
+
+
+def set_up(options: Options) -> StackPlan:
+    """Create what the home lacks, check what it needs, and write the process plan.
+
+    Raises:
+        SetupError: a port is in use, or the configuration does not hold.
+        ConfigError: a key of the configuration is wrong.
+    """
+    root = home()
+    for folder in ("control", "stack", "logs", "releases"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    config = _config(root, options.config)
+    regions = sorted(config.regions)
+    ports = _ports(root, regions, options.temporal_port)
+    _check_free(ports)
+    ImageLayout(root / "releases")
+    _control(root, ports, options)
+    for region in regions:
+        _region(root, region, ports, options)
+    plan = _plan(root, regions, ports)
+    _write(plan_file(), plan)
+    return plan
+
+
+def _config(root: Path, chosen: Path | None) -> Config:
+    path = root / "fleet.toml"
+    if chosen is not None:
+        text = chosen.read_text()
+        config = load_config(text)
+        path.write_text(text)
+        return config
+    if not path.exists():
+        path.write_text(_default_config())
+    return load_config(path.read_text())
+
+
+def _default_config() -> str:
+    # Rendered as an operator would; imported here because only a new home needs it.
+    from stores.templates import render_default_config  # noqa: PLC0415
+
+    return render_default_config()
+
+
+def _ports(root: Path, regions: list[str], temporal_port: int | None) -> Ports:
+    path = root / "stack" / "ports.json"
+    if path.exists():
+        ports = Ports.model_validate_json(path.read_bytes())
+        if sorted(ports.regions) != regions:
+            raise SetupError(f"{path} has other regions than the configuration; remove it")
+        if temporal_port not in (None, 0, ports.temporal):
+            ports = ports.model_copy(update={"temporal": temporal_port, "ui": temporal_port + 1000})
+            _write(path, ports)
+        return ports
+    per_region = len(RegionPorts.model_fields)
+    free = iter(free_ports(4 + per_region * len(regions)))
+    if temporal_port == 0:
+        temporal, ui = next(free), next(free)
+    else:
+        temporal = temporal_port or TEMPORAL_PORT
+        ui = temporal + 1000
+    ports = Ports(
+        temporal=temporal,
+        ui=ui,
+        control_health=next(free),
+        control_metrics=next(free),
+        regions={
+            region: RegionPorts(**{name: next(free) for name in RegionPorts.model_fields})
+            for region in regions
+        },
+    )
+    _write(path, ports)
+    return ports
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports on loopback that nothing listens on, outside the range of outgoing connections."""
+    found: list[int] = []
+    candidates = list(range(*PORT_RANGE))
+    random.SystemRandom().shuffle(candidates)
+    with ExitStack() as held:
+        for port in candidates:
+            if len(found) == count:
+                break
+            listener = held.enter_context(socket.socket())
+            try:
+                listener.bind((LOOPBACK, port))
+            except OSError:
+                continue
+            found.append(port)
+    if len(found) < count:
+        raise SetupError(
+            f"fewer than {count} free ports between {PORT_RANGE[0]} and {PORT_RANGE[1]}"
+        )
+    return found
+
+
+def _check_free(ports: Ports) -> None:
+    named = {
+        "Temporal (--temporal-port)": ports.temporal,
+        "Temporal's web UI": ports.ui,
+        "the control worker's health": ports.control_health,
+    }
+    for region, own in ports.regions.items():
+        named |= {f"region {region}'s {what}": port for what, port in own}
+    for what, port in named.items():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError:
+                raise SetupError(
+                    f"port {port} for {what} is in use by another program; nothing was started"
+                ) from None
+
+
+def _control(root: Path, ports: Ports, options: Options) -> None:
+    addresses = ControlAddresses(
+        temporal=_temporal(ports, "default", CONTROL_QUEUE),
+        worker=_worker(ports.control_health, ports.control_metrics),
+        database=options.databases.get(CONTROL_LEDGER, f"sqlite:///{root}/control/control.db"),
+        signing_key=root / "control" / "signing.pem",
+        config=root / "fleet.toml",
+        releases=root / "releases",
+        otlp_endpoint=options.otlp_endpoint,
+    )
+    ensure_key(addresses.signing_key)
+    create_all(open_engine(addresses.database))
+    _write(control_file(), addresses)
+
+
+def _region(root: Path, region: str, ports: Ports, options: Options) -> None:
+    own, folder = ports.regions[region], root / "regions" / region
+    folder.mkdir(parents=True, exist_ok=True)
+    gateway = GatewayAddress(
+        port=own.gateway, admin_port=own.admin, directory=folder / "envoy", kv_port=own.kv
+    )
+    addresses = RegionAddresses(
+        region=region,
+        temporal=_temporal(ports, region, REGION_QUEUE),
+        worker=_worker(own.health, own.metrics),
+        database=options.databases.get(region, f"sqlite:///{folder}/region.db"),
+        signing_key=folder / "signing.pem",
+        config=root / "fleet.toml",
+        releases=root / "releases",
+        workdir=folder / "releases",
+        gateway=gateway,
+        otlp_endpoint=options.otlp_endpoint,
+    )
+    ensure_key(addresses.signing_key)
+    create_all(open_engine(addresses.database))
+    prepare_envoy(gateway, region)
+    _write(region_file(region), addresses)
+
+
+def _temporal(ports: Ports, namespace: str, queue: str) -> TemporalAddress:
+    return TemporalAddress(
+        address=f"{LOOPBACK}:{ports.temporal}", namespace=namespace, task_queue=queue
+    )
+
+
+def _worker(health: int, metrics: int) -> WorkerAddress:
+    return WorkerAddress(health_port=health, metrics_port=metrics, make_current=True)
+
+
+def _plan(root: Path, regions: list[str], ports: Ports) -> StackPlan:
+    ui = f"http://{LOOPBACK}:{ports.ui}"
+    processes = [_temporal_spec(root, regions, ports, ui)]
+    processes += [_envoy_spec(root, region, ports.regions[region]) for region in regions]
+    processes.append(
+        ProcessSpec(
+            name="host",
+            command=_python("host", *regions),
+            ready_url="",
+            stage=1,
+            about="release processes",
+        )
+    )
+    processes.append(
+        ProcessSpec(
+            name="gateway",
+            command=_python("gateway", *regions),
+            ready_url=f"http://{LOOPBACK}:{ports.regions[regions[-1]].kv}/healthz",
+            stage=1,
+            about="tenant KV API",
+        )
+    )
+    processes.append(_worker_spec("control", ["control"], ports.control_health))
+    processes += [
+        _worker_spec(f"region-{region}", ["region", region], ports.regions[region].health)
+        for region in regions
+    ]
+    return StackPlan(temporal=f"{LOOPBACK}:{ports.temporal}", ui=ui, processes=processes)
+
+
+def _temporal_spec(root: Path, regions: list[str], ports: Ports, ui: str) -> ProcessSpec:
+    temporal = Path(sys.executable).parent / "temporal"
+    command = [str(temporal), "server", "start-dev", "--ip", LOOPBACK]
+    command += ["--port", str(ports.temporal), "--ui-port", str(ports.ui), "--log-level", "error"]
+    command += ["--db-filename", str(root / "stack" / "temporal.db")]
+    for region in regions:
+        command += ["--namespace", region]
+    for name, kind in SEARCH_ATTRIBUTES.items():
+        word = "Int" if kind == IndexedValueType.INDEXED_VALUE_TYPE_INT else "Keyword"
+        command += ["--search-attribute", f"{name}={word}"]
+    return ProcessSpec(
+        name="temporal",
+        command=command,
+        ready_url=f"tcp://{LOOPBACK}:{ports.temporal}",
+        stage=0,
+        about=ui,
+    )
+
+
+def _envoy_spec(root: Path, region: str, own: RegionPorts) -> ProcessSpec:
+    gateway = RegionAddresses.model_validate_json(region_file(region).read_bytes()).gateway
+    argv = envoy_command(gateway, region)
+    argv[argv.index("--service-node") + 1] = f"{region}/{{incarnation}}"
+    return ProcessSpec(
+        name=f"envoy-{region}",
+        command=argv,
+        ready_url=f"http://{LOOPBACK}:{own.admin}/ready",
+        stage=0,
+        about=f"tenants of {region}: http://{LOOPBACK}:{own.gateway}",
+    )
+
+
+def _worker_spec(name: str, arguments: list[str], health: int) -> ProcessSpec:
+    return ProcessSpec(
+        name=name,
+        command=_python(*arguments),
+        ready_url=f"http://{LOOPBACK}:{health}/healthz",
+        stage=1,
+        about=f"health http://{LOOPBACK}:{health}/healthz",
+    )
+
+
+def _python(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "workers", *arguments]
+
+
+def _write(path: Path, model: BaseModel) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(model.model_dump_json(indent=2) + "\n")
+    os.replace(temporary, path)  # noqa: PTH105  # atomic, as the supervisor reads it

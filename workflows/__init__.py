@@ -1,0 +1,1 @@
+"""Orchestration only: order, retries, timers, signals, updates, queries."""

@@ -1,0 +1,152 @@
+"""Every activity a workflow may run: by name, with its time limits, retries and UI label.
+
+Retries end only where an answer is final (`activities.errors`): a store or a gateway that does not
+answer is asked again for as long as the rollout lives, because giving up would leave a fleet
+between two versions.
+"""
+
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+
+from models.contracts import (
+    CatalogReply,
+    RetireRequest,
+    RollbackRequest,
+    ShardActivation,
+    StageReply,
+    StageRequest,
+)
+from models.ids import short
+from models.planning import Plan
+from models.receipts import Draft
+from models.rollout import Claim, RolloutRequest, RolloutSettings
+from models.steps import (
+    ActivateShard,
+    AdvanceEpoch,
+    AskCalendar,
+    CalendarAnswer,
+    ClaimFleet,
+    Condemn,
+    DrainRelease,
+    FreeFleet,
+    KeepCatalog,
+    PlanRings,
+    ShardMove,
+)
+from models.verdict import Evidence, Verdict
+
+_Result = TypeVar("_Result")
+
+PERSISTENT = RetryPolicy(
+    initial_interval=timedelta(milliseconds=200),
+    backoff_coefficient=2.0,
+    maximum_interval=timedelta(seconds=5),
+)
+SHORT = timedelta(seconds=30)
+STAGING = timedelta(minutes=10)
+HEARTBEAT = timedelta(seconds=15)
+FOREVER = timedelta(days=365)
+
+
+async def _run(
+    name: str,
+    argument: Any,
+    result: type[_Result],
+    summary: str,
+    *,
+    limit: timedelta = SHORT,
+    heartbeat: timedelta | None = None,
+) -> _Result:
+    answer: _Result = await workflow.execute_activity(
+        name,
+        argument,
+        result_type=result,
+        start_to_close_timeout=limit,
+        heartbeat_timeout=heartbeat,
+        retry_policy=PERSISTENT,
+        summary=summary,
+    )
+    return answer
+
+
+async def prepare_rollout(request: RolloutRequest) -> RolloutSettings:
+    summary = f"configuration for {short(request.release)}"
+    return await _run("prepare_rollout", request, RolloutSettings, summary)
+
+
+async def claim_fleet(step: ClaimFleet) -> Claim:
+    return await _run("claim_fleet", step, Claim, f"take fleet {step.fleet}")
+
+
+async def wait_for_fleet(step: ClaimFleet, holder: str) -> Claim:
+    summary = f"wait for {holder}"
+    return await _run("wait_for_fleet", step, Claim, summary, limit=FOREVER, heartbeat=HEARTBEAT)
+
+
+async def advance_epoch(step: AdvanceEpoch) -> Claim:
+    return await _run("advance_epoch", step, Claim, f"fence for {step.phase}")
+
+
+async def free_fleet(step: FreeFleet) -> None:
+    await _run("free_fleet", step, type(None), f"give back fleet {step.fleet}")
+
+
+async def keep_catalog(catalog: CatalogReply) -> int:
+    summary = f"catalog of {catalog.region}: {len(catalog.shards)} shards"
+    return await _run("keep_catalog", KeepCatalog(catalog=catalog), int, summary)
+
+
+async def plan_rings(settings: RolloutSettings) -> Plan:
+    summary = f"plan rings for {settings.name} {settings.version}"
+    return await _run("plan_rings", PlanRings(settings=settings), Plan, summary)
+
+
+async def check_calendar(ring: str, step: AskCalendar) -> CalendarAnswer:
+    return await _run("check_calendar", step, CalendarAnswer, f"may ring {ring} start now?")
+
+
+async def judge_gate(evidence: Evidence) -> Verdict:
+    summary = f"gate {evidence.ring}, look {evidence.look} of {evidence.looks}"
+    return await _run("judge_gate", evidence, Verdict, summary)
+
+
+async def record(*drafts: Draft) -> list[int]:
+    summary = ", ".join(sorted({draft.kind for draft in drafts}))
+    return await _run("record", list(drafts), list[int], f"receipt: {summary}")
+
+
+async def condemn_release(step: Condemn) -> None:
+    await _run("condemn_release", step, type(None), f"{short(step.release)} is known bad")
+
+
+async def stage_release(request: StageRequest) -> StageReply:
+    summary = f"stage {short(request.release)}"
+    return await _run(
+        "stage_release", request, StageReply, summary, limit=STAGING, heartbeat=HEARTBEAT
+    )
+
+
+async def activate_shard(step: ActivateShard) -> ShardActivation:
+    summary = f"{step.shard} to {short(step.release)}"
+    return await _run("activate_shard", step, ShardActivation, summary)
+
+
+async def plan_rollback(request: RollbackRequest) -> list[ShardMove]:
+    summary = f"where {len(request.shards)} shard(s) go back to"
+    return await _run("plan_rollback", request, list[ShardMove], summary)
+
+
+async def idle_releases(request: RetireRequest) -> list[str]:
+    return await _run("idle_releases", request, list[str], "releases no shard runs")
+
+
+async def drain_release(step: DrainRelease) -> None:
+    summary = f"drain {short(step.release)}"
+    await _run("drain_release", step, type(None), summary, limit=STAGING, heartbeat=HEARTBEAT)
+
+
+async def settle_region(request: RetireRequest) -> None:
+    await _run("settle_region", request, type(None), "tenants may move; sign the ledger's head")
