@@ -25,7 +25,7 @@ CHAINRING = Path(sys.executable).parent / "chainring"
 OVERRIDES = {"gates.bake_seconds": 20, "gates.looks": 4, "gates.min_samples": 250}
 FIRST, GOOD, BAD = "catalog:1.0.0", "catalog:1.1.0", "catalog:1.3.0-slow-tail"
 
-console = Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 def main() -> int:
@@ -55,7 +55,9 @@ def _story(home: Path, given: argparse.Namespace) -> bool:
     _chainring("fleet", "seed", "--tenants", str(given.tenants), "--shards", str(given.shards))
     _chainring("releases", "build-samples")
     _title(f"2. First installation: {FIRST}")
-    first = asyncio.run(_roll_out(FIRST, skip_gates="first installation: no tenant has traffic yet"))
+    first = asyncio.run(
+        _roll_out(FIRST, skip_gates="first installation: no tenant has traffic yet")
+    )
     record = home / "load.csv"
     with _load(home, given.rate, record):
         _title(f"3. A good release under load: {GOOD}")
@@ -64,7 +66,9 @@ def _story(home: Path, given: argparse.Namespace) -> bool:
         _title(f"4. A bad one: {BAD} (a tenth of its requests take ten times as long)")
         bad = asyncio.run(_roll_out(BAD))
     _title("5. What the load saw")
-    clean = _run([sys.executable, str(ROOT / "scripts" / "check_load.py"), str(record)])
+    clean = _run(
+        [sys.executable, str(ROOT / "scripts" / "check_load.py"), str(record), "--home", str(home)]
+    )
     _title("6. The receipts")
     verified = _chainring("receipts", "verify")
     _summary(good, bad)
@@ -88,7 +92,7 @@ async def _roll_out(reference: str, **fields: str) -> RolloutStatus:
     workflow_id = f"rollout/{reference.replace(':', '-')}/1"
     console.print(
         f"[dim]temporal workflow start --type FleetRollout --task-queue control "
-        f"--workflow-id {workflow_id} --input '{{\"release\":\"{request.release[:19]}...\"}}'[/dim]"
+        f'--workflow-id {workflow_id} --input \'{{"release":"{request.release[:19]}..."}}\'[/dim]'
     )
     handle = await client.start_workflow(
         "FleetRollout", request, id=workflow_id, task_queue=addresses.temporal.task_queue
@@ -116,7 +120,9 @@ def _progress(status: RolloutStatus) -> str:
         gate = f"gate look {ring.verdict.look}/{ring.verdict.looks}: {ring.verdict.outcome}"
     return (
         f"  {ring.name:>7}  [{bar}] {ring.activated:>3}/{ring.shards:<3} shards "
-        f"{ring.cumulative_percent:5.1f} % of tenants  {status.state:<13} {gate}".replace("[#", "\\[#")
+        f"{ring.cumulative_percent:5.1f} % of tenants  {status.state:<13} {gate}".replace(
+            "[#", "\\[#"
+        )
     )
 
 

@@ -352,9 +352,9 @@ def inclusion(lines: Sequence[bytes], seq: int, **other: object) -> bytes:
     return json.dumps({**said, "checkpoint": note(lines).decode(), **other}).encode()
 
 
-def consistency(lines: Sequence[bytes], first: int, **other: object) -> bytes:
-    proof = [verifier.base64.b64encode(h).decode() for h in consistency_proof(hashes(lines), first)]
-    said = {"kind": "consistency", "first": note(lines[:first]).decode(), "proof": proof}
+def consistency(lines: Sequence[bytes], begin: int, **other: object) -> bytes:
+    proof = [verifier.base64.b64encode(h).decode() for h in consistency_proof(hashes(lines), begin)]
+    said = {"kind": "consistency", "first": note(lines[:begin]).decode(), "proof": proof}
     return json.dumps({**said, "second": note(lines).decode(), **other}).encode()
 
 
