@@ -1,7 +1,8 @@
 """Effects of the control plane: the lease, the plan, the calendar, the judgement, the receipts."""
 
 import asyncio
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 from temporalio import activity
@@ -28,7 +29,7 @@ from models.steps import (
 from models.verdict import Evidence, Verdict
 from stores.checkpoints import Notary
 from stores.control import ControlStore
-from stores.ledger import Ledger
+from stores.ledger import Ledger, utc_now
 from stores.oci import ImageLayout, ReleaseError
 
 POLL_SECONDS = 0.25
@@ -45,12 +46,14 @@ class ControlActivities:
         layout: ImageLayout,
         config: Path,
         notary: Notary,
+        clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._store = store
         self._ledger = ledger
         self._layout = layout
         self._config = config
         self._notary = notary
+        self._clock = clock
 
     @activity.defn
     @final_errors
@@ -144,7 +147,7 @@ class ControlActivities:
     def check_calendar(self, step: AskCalendar) -> CalendarAnswer:
         """Whether a ring may start now, by the calendar as it stands now."""
         calendar = self._load().calendar
-        now = datetime.now(UTC)
+        now = self._clock()
         window = calendar.blocked(now, step.regions)
         if window is None:
             return CalendarAnswer()

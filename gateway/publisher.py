@@ -57,6 +57,10 @@ class RoutePublisher:
         """The endpoints published last."""
         return file_clusters(_read(clusters_file(self._directory)))
 
+    def generation(self) -> int:
+        """The generation of the routes published last, by whichever process."""
+        return file_generation(_read(routes_file(self._directory)))
+
     def publish_clusters(
         self, endpoints: Sequence[ReleaseEndpoint] | Callable[[], Sequence[ReleaseEndpoint]]
     ) -> None:

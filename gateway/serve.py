@@ -1,16 +1,20 @@
-"""The process that serves tenants' state: one KV API per region, each on its own port."""
+"""The request path's own process: a KV API per region, and routes kept up to date."""
 
 import asyncio
 import logging
 import signal
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 
 from aiohttp import web
 
 from gateway.bootstrap import LOOPBACK
 from gateway.kv_api import kv_application
+from gateway.publisher import RoutePublisher
+from gateway.route_watch import watch_routes
 from models.addresses import RegionAddresses
+from stores.ledger import Ledger
+from stores.shards import ShardStore
 from stores.sql import StoreUnavailable, create_all, engine_for
 
 DRAIN_SECONDS = 10.0
@@ -42,8 +46,21 @@ async def _serve(regions: Sequence[RegionAddresses]) -> None:
         for region in regions:
             runner = await _start(region)
             running.push_async_callback(_stop, runner)
+            running.enter_context(_watching(region))
             _log.info("gateway: %s serves state on port %d", region.region, region.gateway.kv_port)
         await stopping.wait()
+
+
+@contextmanager
+def _watching(region: RegionAddresses) -> Iterator[None]:
+    engine = engine_for(region.database)
+    shards = ShardStore(engine, Ledger(engine, region.region), region.region)
+    publisher = RoutePublisher(region.gateway, region.region)
+    task = asyncio.create_task(watch_routes(shards, publisher, region.region))
+    try:
+        yield
+    finally:
+        task.cancel()
 
 
 async def _start(region: RegionAddresses) -> web.AppRunner:

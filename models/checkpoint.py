@@ -13,7 +13,6 @@ from models.verifier import (
     ORIGIN_PREFIX,
     Checkpoint,
     PublicKey,
-    checkpoint_body,
     open_checkpoint,
     parse_key,
 )
@@ -41,8 +40,14 @@ def public_key(key: Ed25519PrivateKey, ledger: str) -> PublicKey:
 
 def sign(checkpoint: Checkpoint, key: Ed25519PrivateKey) -> str:
     """The signed note, its last line end included."""
-    body = checkpoint_body(checkpoint)
-    name = checkpoint.origin
-    key_id = PublicKey(key.public_key().public_bytes_raw()).key_id(name)
-    signature = base64.b64encode(key_id + key.sign(body.encode())).decode()
-    return f"{body}\n\u2014 {name} {signature}\n"
+    body = (
+        f"{checkpoint.origin}\n{checkpoint.size}\n{_base64(checkpoint.root)}\n"
+        f"head {checkpoint.head}\n"
+    )
+    public = public_key(key, checkpoint.ledger)
+    signature = _base64(public.key_id + key.sign(body.encode()))
+    return f"{body}\n\u2014 {public.name} {signature}\n"
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -14,6 +14,9 @@ class RegionState(SQLModel, table=True):
     region: str = Field(primary_key=True)
     generation: int = Field(default=0, description="counts the changes of the routes")
     epoch: int = Field(default=0, description="nothing below this fencing epoch is accepted")
+    placement: int = Field(
+        default=0, description="the generation at which tenants were last added, moved or changed"
+    )
 
 
 class ShardRow(SQLModel, table=True):

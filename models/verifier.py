@@ -11,35 +11,33 @@ leaf's data are the 32 bytes of a receipt's SHA-256) and the last receipt's hash
 
 Without a checkpoint only the chain's own consistency is shown: whoever can write the file could
 have cut its end off, or computed all of it anew.
-
 Exit status: 0 verified, 1 not verified (the first bad receipt is named), 2 wrong usage.
 """
 
 import argparse
 import base64
-import binascii
 import json
 import math
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NoReturn
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 GENESIS = "0" * 64
 ORIGIN_PREFIX = "chainring/"
 FIELDS: dict[str, str] = {
     "actor": r"[^\x00-\x1f\x7f]{1,512}",
-    "at": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z",
+    "at": r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z",
     "idempotency_key": r"[^\x00-\x1f\x7f]{1,512}",
-    "kind": r"[a-z][a-z0-9_-]*(\.[a-z0-9_-]+)*",
+    "kind": r"(?!.{101})[a-z][a-z0-9_-]*(\.[a-z0-9_-]+)*",
     "ledger": r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?",
     "prev": r"[0-9a-f]{64}",
     "run_id": r"[^\x00-\x1f\x7f]{0,512}",
@@ -63,13 +61,13 @@ class Refused(Exception):
 
 
 # --- Merkle tree (RFC 6962, section 2.1; proofs as in RFC 9162, section 2.1) ---
-
-
 def leaf_hash(entry: bytes) -> bytes:
+    """Hash of a leaf with these data."""
     return sha256(b"\x00" + entry).digest()
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
+    """Hash of a node over two subtrees."""
     return sha256(b"\x01" + left + right).digest()
 
 
@@ -142,48 +140,34 @@ def verify_consistency(
 
 
 # --- Keys and checkpoints (C2SP signed-note, tlog-checkpoint) ---
-
-
 @dataclass(frozen=True)
 class PublicKey:
-    """An Ed25519 key; ``name`` is None for a bare PEM, which vouches for any ledger."""
+    """An Ed25519 key and the origin whose checkpoints it signs."""
 
     raw: bytes
-    name: str | None = None
+    name: str
 
-    def key_id(self, name: str) -> bytes:
-        return sha256(name.encode() + b"\n" + _ED25519 + self.raw).digest()[:4]
+    @property
+    def key_id(self) -> bytes:
+        """The four bytes by which a signature names its key."""
+        return sha256(self.name.encode() + b"\n" + _ED25519 + self.raw).digest()[:4]
 
     def vkey(self) -> str:
         """The verifier key of C2SP signed-note: ``name+id+key``."""
-        assert self.name is not None
         key = base64.b64encode(_ED25519 + self.raw).decode()
-        return f"{self.name}+{self.key_id(self.name).hex()}+{key}"
+        return f"{self.name}+{self.key_id.hex()}+{key}"
 
 
 def parse_key(text: str) -> PublicKey:
-    """Read a vkey or a PEM public key; raises `Refused` (bad-key)."""
-    text = text.strip()
-    if text.startswith("-----BEGIN"):
-        return PublicKey(_pem_key(text))
-    match = re.fullmatch(r"([^\s+]+)\+([0-9a-f]{8})\+([A-Za-z0-9+/=]+)", text)
+    """Read a vkey; raises `Refused` (bad-key)."""
+    match = re.fullmatch(r"([^\s+]+)\+([0-9a-f]{8})\+([A-Za-z0-9+/=]+)", text.strip())
     if match is None:
-        raise Refused("bad-key", "neither a PEM public key nor a vkey (name+id+key)")
+        raise Refused("bad-key", "not a vkey (name+id+key)")
     raw = _base64(match[3], "bad-key")
     key = PublicKey(raw[1:], match[1])
-    if raw[:1] != _ED25519 or len(raw) != 33 or key.key_id(match[1]).hex() != match[2]:
+    if raw[:1] != _ED25519 or len(raw) != 33 or key.key_id.hex() != match[2]:
         raise Refused("bad-key", f"the vkey of {match[1]} is damaged or not Ed25519")
     return key
-
-
-def _pem_key(text: str) -> bytes:
-    try:
-        key = load_pem_public_key(text.encode())
-    except (ValueError, UnsupportedAlgorithm):
-        raise Refused("bad-key", "the PEM file holds no public key") from None
-    if not isinstance(key, Ed25519PublicKey):
-        raise Refused("bad-key", "the PEM file holds no Ed25519 key")
-    return key.public_bytes_raw()
 
 
 @dataclass(frozen=True)
@@ -193,17 +177,12 @@ class Checkpoint:
     origin: str
     size: int
     root: bytes
-    head: str = field(metadata={"meaning": "hex SHA-256 of the last receipt; zeros when empty"})
+    head: str  # hex SHA-256 of the last receipt; zeros when there is none
 
     @property
     def ledger(self) -> str:
+        """The ledger's name."""
         return self.origin.removeprefix(ORIGIN_PREFIX)
-
-
-def checkpoint_body(checkpoint: Checkpoint) -> str:
-    """The text that is signed."""
-    root = base64.b64encode(checkpoint.root).decode()
-    return f"{checkpoint.origin}\n{checkpoint.size}\n{root}\nhead {checkpoint.head}\n"
 
 
 _NOTE = re.compile(
@@ -216,10 +195,9 @@ _BODY = re.compile(
 
 
 def open_checkpoint(note: bytes, keys: Iterable[PublicKey]) -> Checkpoint:
-    """Check the signature of a note and read it.
+    """Check a note's signature and read it.
 
-    Raises:
-        Refused: bad-checkpoint (not of the form), unknown-key, bad-signature.
+    Raises `Refused`: bad-checkpoint (not of the form), unknown-key, bad-signature.
     """
     try:
         match = _NOTE.fullmatch(note.decode())
@@ -239,32 +217,27 @@ def _check_signature(body: str, signatures: str, origin: str, keys: Sequence[Pub
         _, name, encoded = line.split(" ")
         signature = _base64(encoded, "bad-checkpoint")
         for key in keys:
-            if name != origin or key.name not in (None, origin):
+            if not (name == origin == key.name and signature[:4] == key.key_id):
                 continue
-            if signature[:4] == key.key_id(name):
-                known = True
-                _ed25519(key, signature[4:], body.encode(), origin)
+            known = True
+            try:
+                Ed25519PublicKey.from_public_bytes(key.raw).verify(signature[4:], body.encode())
+            except InvalidSignature:
+                raise Refused("bad-signature", f"that of {name} does not verify") from None
     if not known:
         raise Refused("unknown-key", f"no given key has signed this checkpoint of {origin}")
 
 
-def _ed25519(key: PublicKey, signature: bytes, message: bytes, origin: str) -> None:
-    try:
-        Ed25519PublicKey.from_public_bytes(key.raw).verify(signature, message)
-    except InvalidSignature:
-        raise Refused("bad-signature", f"the signature of {origin} does not verify") from None
-
-
 def _base64(text: str, code: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise Refused(code, "bad base64") from None
+    """Bytes from their one spelling: b64decode alone would let unused bits differ."""
+    with suppress(ValueError):
+        data = base64.b64decode(text, validate=True)
+        if base64.b64encode(data).decode() == text:
+            return data
+    raise Refused(code, "bad base64")
 
 
 # --- Strict reading (RFC 8785) ---
-
-
 def canonical(value: Any) -> str:
     """The RFC 8785 form of parsed JSON; raises ValueError where there is none."""
     if isinstance(value, dict):
@@ -274,13 +247,15 @@ def canonical(value: Any) -> str:
         return "[" + ",".join(canonical(item) for item in value) + "]"
     if isinstance(value, float):
         return _number(value)
+    if isinstance(value, int) and abs(value) > _MAX_INTEGER:
+        raise ValueError("an integer is beyond 2^53 - 1")
     return json.dumps(value, ensure_ascii=False)
 
 
 def _number(value: float) -> str:
     """A double as ECMAScript writes it (ECMA-262, Number::toString)."""
-    if math.isinf(value):
-        raise ValueError("a number is out of range")
+    if not math.isfinite(value):
+        raise ValueError("not a finite number")
     if value == 0:
         return "0"
     parts = Decimal(repr(abs(value))).normalize().as_tuple()
@@ -298,21 +273,14 @@ def _number(value: float) -> str:
 def read_receipt(line: bytes) -> dict[str, Any]:
     """Read one receipt strictly: canonical bytes, exactly the known fields, each of its form.
 
-    Raises:
-        ValueError: saying what is wrong.
+    Raises ValueError, saying what is wrong.
     """
     try:
-        receipt = json.loads(
-            line.decode(),
-            object_pairs_hook=_unique,
-            parse_int=_integer,
-            parse_constant=_no_constant,
-        )
-        same = canonical(receipt).encode() == line
+        receipt = json.loads(line.decode(), object_pairs_hook=_unique)
+        if canonical(receipt).encode() != line:
+            raise ValueError("not in canonical form")
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    if not same:
-        raise ValueError("not in canonical form")
     if not isinstance(receipt, dict) or receipt.keys() != {*FIELDS, "body", "seq"}:
         raise ValueError("not an object with exactly a receipt's fields")
     for name, grammar in FIELDS.items():
@@ -332,19 +300,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _integer(digits: str) -> int:
-    if len(digits) > 17 or abs(int(digits)) > _MAX_INTEGER:
-        raise ValueError("an integer is beyond 2^53 - 1")
-    return int(digits)
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
 # --- The chain ---
-
-
 @dataclass
 class Report:
     """What was verified."""
@@ -352,14 +308,14 @@ class Report:
     ledger: str
     size: int
     head: str
-    root: bytes | None = field(metadata={"meaning": "None: not asked for, or not computed"})
+    root: bytes | None  # of the Merkle tree; None when nobody asked for it
     checkpoints: list[int] = field(default_factory=list)
 
 
 class _Chain:
     """Receipts seen so far, all of them good; one method a step, each raises `Refused`."""
 
-    def __init__(self, ledger: str, checkpoints: Iterable[Checkpoint]) -> None:
+    def __init__(self, ledger: str | None, checkpoints: Iterable[Checkpoint]) -> None:
         self.ledger = ledger
         self.size = 0
         self.head = GENESIS
@@ -375,6 +331,7 @@ class _Chain:
         except ValueError as error:
             self.meet_checkpoints()
             raise Refused("malformed", str(error), self.size) from None
+        self.ledger = self.ledger or receipt["ledger"]
         linked = (receipt["seq"], receipt["prev"]) == (self.size, self.head)
         if not linked or receipt["ledger"] != self.ledger:
             self._explain(receipt, sha256(line).hexdigest(), rest)
@@ -390,11 +347,8 @@ class _Chain:
             signed = self.waiting.pop(0)
             if (signed.root, signed.head) != (frontier_root(self.frontier), self.head):
                 first = self.met[-1] if self.met else 0
-                raise Refused(
-                    "rewritten",
-                    f"it or one up to {self.size - 1} is not the one that was signed",
-                    first,
-                )
+                detail = f"it or one up to {self.size - 1} is not the one that was signed"
+                raise Refused("rewritten", detail, first)
             self.met.append(signed.size)
 
     def finish(self) -> Report:
@@ -403,7 +357,7 @@ class _Chain:
             last = self.waiting[-1].size - 1
             raise Refused("truncated", f"missing up to {last}, which is signed", self.size)
         root = frontier_root(self.frontier)
-        return Report(self.ledger, self.size, self.head, root, self.met)
+        return Report(self.ledger or "", self.size, self.head, root, self.met)
 
     def _explain(self, receipt: Mapping[str, Any], digest: str, rest: Iterator[bytes]) -> NoReturn:
         seq, prev, here = receipt["seq"], receipt["prev"], self.size
@@ -415,7 +369,7 @@ class _Chain:
         if prev == self.head:
             raise Refused("altered", f"it says seq {seq}", here)
         if seq > here:
-            if any(later == here for later in _sequence_numbers(rest)):
+            if any(later["seq"] == here for later in _readable(rest)):
                 raise Refused("reordered", f"receipt {seq} comes before it", here)
             raise Refused("missing", f"receipt {seq} comes in its place", here)
         if digest == self._hash(seq):
@@ -435,8 +389,8 @@ class _Chain:
             raise Refused("altered", f"receipt {here} and a checkpoint name another hash", here - 1)
         self.meet_checkpoints()
         authentic = bool(self.met) and self.met[-1] == here
-        follower = next(rest, None)
-        if here > 0 and not authentic and follower is not None and _names(follower, digest):
+        follower = next(_readable(rest), None)
+        if here > 0 and not authentic and follower and follower["prev"] == digest:
             raise Refused("altered", f"receipt {here} names another hash", here - 1)
         raise Refused("altered", "its prev is not the hash of the receipt before it", here)
 
@@ -451,65 +405,34 @@ class _Chain:
 def verify_chain(
     lines: Iterable[bytes], *, ledger: str | None = None, checkpoints: Sequence[Checkpoint] = ()
 ) -> Report:
-    """Verify receipts in the order of a ledger, from its first one on, strictly.
+    """Verify a ledger's receipts from the first one on, strictly, against signed checkpoints.
 
-    Args:
-        ledger: whose they must be; taken from the checkpoints or the first receipt when None.
-        checkpoints: signed ones, from `open_checkpoint`.
-
-    Raises:
-        Refused: code is one of malformed, altered, missing, reordered, duplicated, forked,
-            wrong-ledger, truncated, rewritten, wrong-checkpoint; ``seq`` is the first bad receipt.
+    ``ledger`` says whose they must be; when None, the checkpoints or the first receipt do.
+    Raises `Refused`: malformed, altered, missing, reordered, duplicated, forked, wrong-ledger,
+    truncated, rewritten, wrong-checkpoint; its ``seq`` is the first bad receipt.
     """
-    rest = iter(lines)
-    line = next(rest, None)
-    if ledger is None:
-        ledger = checkpoints[0].ledger if checkpoints else _ledger_of(line)
+    if ledger is None and checkpoints:
+        ledger = checkpoints[0].ledger
     for checkpoint in checkpoints:
         if checkpoint.ledger != ledger:
             raise Refused("wrong-checkpoint", f"it is of {checkpoint.origin}, not of {ledger}")
-    chain = _Chain(ledger, checkpoints)
-    while line is not None:
+    chain, rest = _Chain(ledger, checkpoints), iter(lines)
+    for line in rest:
         chain.take(line, rest)
-        line = next(rest, None)
     return chain.finish()
 
 
-def _ledger_of(line: bytes | None) -> str:
-    if line is None:
-        return ""
-    try:
-        return str(read_receipt(line)["ledger"])
-    except ValueError as error:
-        raise Refused("malformed", str(error), 0) from None
-
-
-def _names(line: bytes, prev: str) -> bool:
-    try:
-        return bool(read_receipt(line)["prev"] == prev)
-    except ValueError:
-        return False
-
-
-def _sequence_numbers(lines: Iterable[bytes]) -> Iterator[int]:
+def _readable(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     for line in lines:
-        try:
-            yield int(read_receipt(line)["seq"])
-        except ValueError:
-            continue
+        with suppress(ValueError):
+            yield read_receipt(line)
 
 
 # --- Proof documents ---
-
-
 def verify_proof(document: bytes, keys: Sequence[PublicKey]) -> str:
-    """Verify an inclusion or a consistency proof as `chainring receipts prove` writes it.
+    """Verify a proof as `chainring receipts prove` writes it; returns what it proves, in words.
 
-    Returns:
-        What is proven, in a sentence.
-
-    Raises:
-        Refused: bad-proof, or what `open_checkpoint` raises.
+    Raises `Refused`: bad-proof, or what `open_checkpoint` raises.
     """
     try:
         said = json.loads(document, object_pairs_hook=_unique)
@@ -546,8 +469,6 @@ def _consistency(
 
 
 # --- Command ---
-
-
 def read_lines(path: Path) -> Iterator[bytes]:
     """The lines of an export without their line ends; the last one must have its end too."""
     with path.open("rb") as file:
@@ -562,8 +483,13 @@ def _note_files(paths: Iterable[Path]) -> Iterator[Path]:
         yield from sorted(path.glob("*.checkpoint")) if path.is_dir() else [path]
 
 
+def _key(given: str) -> PublicKey:
+    is_vkey = given.startswith(ORIGIN_PREFIX) and "+" in given
+    return parse_key(given if is_vkey else Path(given).read_text(errors="replace"))
+
+
 def _run(arguments: argparse.Namespace) -> None:
-    keys = [parse_key(path.read_text(errors="replace")) for path in arguments.key]
+    keys = [_key(given) for given in arguments.key]
     if arguments.proof:
         print("verified:", verify_proof(arguments.proof.read_bytes(), keys))
         return
@@ -573,14 +499,14 @@ def _run(arguments: argparse.Namespace) -> None:
         read_lines(arguments.export), ledger=arguments.ledger, checkpoints=checkpoints
     )
     print(f"verified: ledger {report.ledger}, {report.size} receipts, head {report.head}")
-    signed = f"signed up to receipt {report.checkpoints[-1] - 1}" if checkpoints else "not signed"
-    print(f"{signed}; {len(checkpoints)} checkpoint(s) met")
+    print(f"signed: {max(report.checkpoints, default=0)}, by {len(checkpoints)} checkpoint(s)")
 
 
 def main() -> int:
+    """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(description="Verify exported Chainring receipts.")
     parser.add_argument("export", type=Path, nargs="?", help="receipts, one a line")
-    parser.add_argument("--key", type=Path, action="append", default=[], help="vkey or PEM file")
+    parser.add_argument("--key", action="append", default=[], help="vkey, or file that holds it")
     parser.add_argument(
         "--checkpoint", type=Path, action="append", default=[], help="file, or directory of them"
     )

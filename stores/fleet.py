@@ -164,7 +164,7 @@ class FleetStore(FleetReader):
                 return _recorded(stored, kind, tenant, wanted)
             after, changed = change(connection)
             if changed:
-                generation = bump_generation(connection, self._region)
+                generation = bump_generation(connection, self._region, tenants=True)
                 draft = _draft(kind, after, asked, generation)
                 self._ledger.append([draft], connection=connection)
             return after

@@ -80,6 +80,7 @@ class Head:
 
 
 def utc_now() -> datetime:
+    """The clock of a ledger that is given no other."""
     return datetime.now(UTC)
 
 

@@ -19,6 +19,8 @@ class ProofError(Exception):
 
 
 class InclusionDocument(TypedDict):
+    """A receipt is among those that were signed."""
+
     kind: str
     receipt: str
     checkpoint: str
@@ -26,6 +28,8 @@ class InclusionDocument(TypedDict):
 
 
 class ConsistencyDocument(TypedDict):
+    """A later checkpoint goes on from an earlier one."""
+
     kind: str
     first: str
     second: str

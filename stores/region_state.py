@@ -44,10 +44,14 @@ def region_state(connection: Connection, region: str) -> RegionState:
     return RegionState(**row)
 
 
-def bump_generation(connection: Connection, region: str) -> int:
-    """Count one more change of the routes, within the transaction that makes it."""
+def bump_generation(connection: Connection, region: str, *, tenants: bool) -> int:
+    """Count one more change of the routes, within the transaction that makes it.
+
+    ``tenants``: whether it changes which tenants are routed where, not only a shard's release.
+    """
     generation = region_state(connection, region).generation + 1
-    _set(connection, region, generation=generation)
+    changed = {"placement": generation} if tenants else {}
+    _set(connection, region, generation=generation, **changed)
     return generation
 
 
@@ -72,4 +76,5 @@ def as_utc(at: datetime) -> datetime:
 def _set(connection: Connection, region: str, **values: int) -> None:
     changed = connection.execute(update(_STATE).where(_STATE.c.region == region).values(**values))
     if changed.rowcount == 0:
-        connection.execute(insert(_STATE), {"region": region, "generation": 0, "epoch": 0} | values)
+        first = RegionState(region=region).model_dump()
+        connection.execute(insert(_STATE), first | values)

@@ -84,7 +84,7 @@ class Seeder:
             rows = self._tenant_rows(layout, now, digest.update)
             tenants = _insert(connection, _TENANT, _TENANT_COLUMNS, rows)
             seeded = Seeded(self._region, shards, tenants, digest.hexdigest(), replayed=False)
-            generation = bump_generation(connection, self._region)
+            generation = bump_generation(connection, self._region, tenants=True)
             draft = self._draft(layout, seeded, generation, actor)
             self._ledger.append([draft], connection=connection)
         return seeded

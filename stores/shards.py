@@ -6,6 +6,7 @@ rebuild the history of every shard from them alone.
 """
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -49,6 +50,7 @@ class ShardStore:
         self._ledger = ledger
         self._region = region
         self._clock = clock
+        self._placed: _Placed | None = None
 
     def activate(
         self, *, shard: str, release: str, epoch: int, draft: Draft
@@ -101,24 +103,19 @@ class ShardStore:
 
     def routes(self) -> RouteTable:
         """What the gateway routes, as of one instant."""
-        active: dict[str, list[str]] = {}
-        suspended: list[str] = []
         with read(self._engine) as connection:
-            generation = region_state(connection, self._region).generation
+            state = region_state(connection, self._region)
             shards = connection.execute(select(_SHARD.c.id, _SHARD.c.release)).all()
-            tenants = select(_TENANT.c.shard, _TENANT.c.id, _TENANT.c.state)
-            for shard, tenant, state in connection.execute(tenants):
-                if state == TenantState.SUSPENDED:
-                    suspended.append(tenant)
-                else:
-                    active.setdefault(shard, []).append(tenant)
+            placed = self._placed
+            if placed is None or placed.placement != state.placement:
+                placed = self._placed = _placed(connection, state.placement)
         return RouteTable(
-            generation=generation,
+            generation=state.generation,
             shards=[
-                ShardRoute(shard, release, sorted(active.get(shard, ())))
+                ShardRoute(shard, release, placed.active.get(shard, []))
                 for shard, release in sorted(tuple(row) for row in shards)
             ],
-            suspended=sorted(suspended),
+            suspended=placed.suspended,
         )
 
     def generation(self) -> int:
@@ -165,7 +162,7 @@ class ShardStore:
         if epoch < row.epoch:
             raise StaleEpoch(f"shard {shard}", epoch, row.epoch)
         accept_epoch(connection, self._region, epoch)
-        generation = bump_generation(connection, self._region)
+        generation = bump_generation(connection, self._region, tenants=False)
         facts: dict[str, JsonValue] = {
             "shard": shard,
             "previous": row.release,
@@ -207,6 +204,27 @@ class ShardStore:
             shard=shard, previous=previous, release=release, seq=stored.seq
         )
         return activation, generation
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """Where tenants are; kept between activations, which move no tenant."""
+
+    placement: int
+    active: dict[str, list[str]]
+    suspended: list[str]
+
+
+def _placed(connection: Connection, placement: int) -> _Placed:
+    active: dict[str, list[str]] = {}
+    suspended: list[str] = []
+    tenants = select(_TENANT.c.shard, _TENANT.c.id, _TENANT.c.state).order_by(_TENANT.c.id)
+    for shard, tenant, state in connection.execute(tenants):
+        if state == TenantState.SUSPENDED:
+            suspended.append(tenant)
+        else:
+            active.setdefault(shard, []).append(tenant)
+    return _Placed(placement, active, suspended)
 
 
 def _shard(row: dict[str, Any]) -> Shard:

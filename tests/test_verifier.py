@@ -439,7 +439,7 @@ def test_the_verifier_runs_alone(alone):
     done = alone("eu.jsonl", "--key", "eu.vkey", "--checkpoint", "checkpoints")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "verified: ledger eu, 4 receipts" in done.stdout
-    assert "signed up to receipt 3" in done.stdout
+    assert "signed: 4, by 2 checkpoint(s)" in done.stdout
     proven = alone("--proof", "proof.json", "--key", "eu.vkey")
     assert proven.returncode == 0, proven.stdout + proven.stderr
     assert "receipt 1 is in chainring/eu of size 4" in proven.stdout
@@ -460,4 +460,4 @@ def test_the_verifier_alone_says_what_is_wrong(alone, tmp_path: Path):
 def test_without_a_checkpoint_the_verifier_says_so(alone):
     done = alone("eu.jsonl")
     assert done.returncode == 0
-    assert "not signed" in done.stdout
+    assert "signed: 0" in done.stdout

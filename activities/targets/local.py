@@ -29,7 +29,7 @@ from stores.processes import ProcessStore, ReleaseProcess
 from stores.shards import ShardStore
 from stores.unpack import release_directory
 
-_POLL_S = 0.1
+_POLL_S = 0.02
 _BEAT_S = 1.0
 _PROBE_TIMEOUT_S = 2.0
 

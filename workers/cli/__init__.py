@@ -9,9 +9,8 @@ import importlib
 import os
 import sys
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
-import click
 import typer
 from pydantic import ValidationError
 from typer.core import TyperGroup
@@ -46,18 +45,21 @@ _SUBCOMMANDS = {
 
 
 class _LazyGroup(TyperGroup):
-    """Names and summaries are known here; the rest is imported on call."""
+    """Names and summaries are known here; the rest is imported on call.
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    Contexts are typed ``Any``: Typer keeps its own copy of Click and does not export its types.
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:
         return list(_SUBCOMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         found = _SUBCOMMANDS.get(cmd_name)
         if found is None:
             return None
         part = getattr(importlib.import_module(f"workers.cli.{found.module}"), found.attribute)
         if isinstance(part, typer.Typer):
-            command: click.Command = typer.main.get_command(part)
+            command = typer.main.get_command(part)
         else:
             single = typer.Typer(add_completion=False)
             single.command()(part)
@@ -65,7 +67,7 @@ class _LazyGroup(TyperGroup):
         command.name = cmd_name
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, found.summary) for name, found in _SUBCOMMANDS.items()])
 

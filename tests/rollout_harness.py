@@ -1,0 +1,312 @@
+"""A real control plane for tests: Temporal's dev server, real workflows, real stores, fake regions.
+
+pytest_plugins = ["rollout_harness"]
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+One server, one control worker and three regions serve a whole session; each test gets a fleet of
+its own (`fleet`). Regions are namespaces behind real Nexus endpoints. A region is down when no
+worker polls its queue. Only rollouts started with ``skip_time`` have a clock that jumps.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from fake_region import FakeRegion
+from temporalio import activity
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.service import RPCError
+from temporalio.testing import WorkflowEnvironment
+from temporalio.worker import Worker
+
+from activities.control import ControlActivities
+from models.addresses import TemporalAddress, WorkerAddress
+from models.ids import CONTROL_LEDGER
+from models.receipts import Receipt
+from models.rollout import FINAL_STATES, RolloutRequest, RolloutResult, RolloutStatus
+from stores.checkpoints import Notary
+from stores.control import ControlStore
+from stores.keys import ensure_key
+from stores.ledger import Ledger
+from stores.oci import ImageLayout
+from stores.sql import create_all, open_engine
+from workers.control import CONTROL_WORKFLOWS
+from workers.nexus_region import RegionService
+from workers.process import activities_of, make_worker
+from workers.temporal_setup import CONTROL_QUEUE, REGION_QUEUE, ensure
+from workflows.region import REGION_WORKFLOWS
+
+TEMPORAL = Path(__file__).parent.parent / ".venv" / "bin" / "temporal"
+REGIONS = ("apac", "eu", "us-east")
+UNVERSIONED = WorkerAddress(health_port=0, metrics_port=0, versioning="off")
+EXIT_GRACE = 0.3
+
+Handle = WorkflowHandle[Any, RolloutResult]
+_numbers = itertools.count(1)
+
+
+class Plane:
+    """What all tests of a session share: server, workers, stores."""
+
+    def __init__(self, home: Path, environment: WorkflowEnvironment, client: Client) -> None:
+        self.skipping = environment.client
+        self.client = client
+        self.engine = open_engine(f"sqlite:///{home}/control.db")
+        create_all(self.engine)
+        self.ledger = Ledger(self.engine, CONTROL_LEDGER)
+        self.store = ControlStore(self.engine, self.ledger)
+        self.layout = ImageLayout(home / "releases")
+        self.config = home / "config.toml"
+        self.regions = {code: FakeRegion(code) for code in REGIONS}
+        self._notary = Notary(self.ledger, ensure_key(home / "key.pem"))
+        self._workers: dict[str, Worker] = {}
+        self._environment = environment
+
+    def control_worker(self) -> Worker:
+        activities = ControlActivities(
+            store=self.store,
+            ledger=self.ledger,
+            layout=self.layout,
+            config=self.config,
+            notary=self._notary,
+            clock=workflow_clock,
+        )
+        return make_worker(
+            self.client,
+            address("default", CONTROL_QUEUE),
+            UNVERSIONED,
+            deployment="control",
+            workflows=CONTROL_WORKFLOWS,
+            activities=activities_of(activities),
+        )
+
+    async def up(self, code: str) -> None:
+        """Let the region answer; nothing happens when it does already."""
+        if code in self._workers:
+            return
+        region = self.regions[code]
+        client = await self._environment.connect_client(
+            namespace=code, data_converter=pydantic_data_converter
+        )
+        worker = make_worker(
+            client,
+            address(code, REGION_QUEUE),
+            UNVERSIONED,
+            deployment="region",
+            workflows=REGION_WORKFLOWS,
+            activities=activities_of(region),
+            nexus=[RegionService(code, region, region, region)],  # type: ignore[arg-type]
+        )
+        self._workers[code] = worker
+        await worker.__aenter__()
+
+    async def down(self, code: str) -> None:
+        """Let the region fall silent; nothing happens when it is silent already."""
+        if code in self._workers:
+            await self._workers.pop(code).__aexit__(None, None, None)
+
+
+class Fleet:
+    """One test's fleet: its configuration, its releases, and the rollouts it started."""
+
+    def __init__(self, plane: Plane) -> None:
+        self.plane = plane
+        self.regions = plane.regions
+        self.name = f"fleet-{next(_numbers)}"
+        self.handles: list[Handle] = []
+        self.old = self.release("1.0.0")
+        self.configure()
+
+    def configure(
+        self,
+        regions: tuple[str, ...] = ("eu", "us-east"),
+        *,
+        calendar: str = "",
+        gates: dict[str, Any] | None = None,
+        **rollout: Any,
+    ) -> None:
+        """Write the configuration, and reset ``regions`` to five shards each on the old release."""
+        fast = {"bake_seconds": 0.2, "looks": 1, "min_samples": 100, "hold_seconds": 3600}
+        rings = {
+            "canary_percentage": 20,
+            "max_blast_radius_percent": 20,
+            "rollout_rings": [100],
+            "region_down_after_seconds": 5,
+        }
+        text = [f'[fleet]\nname = "{self.name}"', "[rollout]", *_lines(rings | rollout), "[gates]"]
+        text += _lines(fast | (gates or {}))
+        for number, code in enumerate(regions, start=1):
+            keys = {"name": code, "catalog_shard": number, "receipt_partition": number}
+            text += [f"[regions.{code}]", *_lines(keys)]
+            self.regions[code].reset(shards=5, release=self.old)
+        self.plane.config.write_text("\n".join([*text, calendar, ""]))
+
+    def release(self, version: str) -> str:
+        """A release of this test alone; its digest."""
+        program = self.plane.config.parent / "program"
+        program.mkdir(exist_ok=True)
+        return self.plane.layout.put_release(self.name, version, program, entrypoint=["true"])
+
+    def traffic(self, release: str, kind: Any) -> None:
+        """How a release does from now on, wherever it runs."""
+        for region in self.regions.values():
+            region.traffic[release] = kind
+
+    async def start(self, release: str, *, skip_time: bool = False, **fields: Any) -> Handle:
+        """Start a rollout as the CLI does."""
+        request = RolloutRequest(release=release, **fields).model_dump(mode="json")
+        return await self.start_raw(request, skip_time=skip_time)
+
+    async def start_raw(self, request: object, *, skip_time: bool = False) -> Handle:
+        """Start a rollout with any input."""
+        client = self.plane.skipping if skip_time else self.plane.client
+        handle = await client.start_workflow(
+            "FleetRollout",
+            request,
+            id=f"rollout/{self.name}/{len(self.handles) + 1}",
+            task_queue=CONTROL_QUEUE,
+            result_type=RolloutResult,
+        )
+        self.handles.append(handle)
+        return handle
+
+    def receipts(self, handle: Handle) -> list[Receipt]:
+        """The control ledger's receipts about a rollout, oldest first."""
+        return [stored.receipt for stored in self.plane.ledger.read(subject=handle.id)]
+
+    def kinds(self, handle: Handle) -> list[str]:
+        return [receipt.kind for receipt in self.receipts(handle)]
+
+    def running(self) -> set[str | None]:
+        """The releases that the shards of the configured regions run."""
+        return {
+            release
+            for region in self.regions.values()
+            for release in region.running.values()
+            if release is not None
+        }
+
+    def holder(self) -> str:
+        return self.plane.store.holder(self.name)
+
+    async def close(self) -> None:
+        """Let nothing of this test go on into the next one."""
+        for region in self.regions.values():
+            region.let_go()
+        debts = [
+            self.plane.client.get_workflow_handle(f"debt/{handle.id}/{code}")
+            for handle in self.handles
+            for code in REGIONS
+        ]
+        for handle in [*self.handles, *debts]:
+            with contextlib.suppress(RPCError):  # ended, or never there
+                await self.plane.client.get_workflow_handle(handle.id).terminate()
+        for region in self.regions.values():
+            region.reset(shards=0, release=None)
+
+
+async def status_of(handle: Handle) -> RolloutStatus:
+    found: RolloutStatus = await handle.query("status", result_type=RolloutStatus)
+    return found
+
+
+async def until(
+    handle: Handle, *states: str, ring: str | None = None, seconds: float = 20
+) -> RolloutStatus:
+    """Wait until a rollout is in one of the states, and in ``ring`` when that is given."""
+    deadline = time.monotonic() + seconds
+    while True:
+        status = await status_of(handle)
+        if status.state in states and ring in (None, status.ring):
+            return status
+        ended = status.state in FINAL_STATES and status.ended is not None
+        assert not ended, f"ended {status.state}: {status.why}"
+        assert time.monotonic() < deadline, f"not {states} in {seconds} s: {status}"
+        await asyncio.sleep(0.05)
+
+
+async def eventually(holds: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait until something outside Temporal is so."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it never came to be"
+        await asyncio.sleep(0.02)
+
+
+async def decide(handle: Handle, what: str, *, actor: str = "ana", **fields: Any) -> RolloutStatus:
+    """Take a decision about a rollout."""
+    decision = {"actor": actor, "reason": f"to {what}", **fields}
+    made: RolloutStatus = await handle.execute_update(what, decision, result_type=RolloutStatus)
+    return made
+
+
+async def end(handle: Handle) -> RolloutStatus:
+    """Wait for a rollout's result; its final status."""
+    return (await asyncio.wait_for(handle.result(), 30)).status
+
+
+async def closed_as(handle: Handle) -> WorkflowExecutionStatus | None:
+    return (await handle.describe()).status
+
+
+def workflow_clock() -> datetime:
+    """The time as the workflow that runs this activity has it: its clock may have jumped."""
+    if not activity.in_activity():
+        return datetime.now(UTC)
+    return activity.info().current_attempt_scheduled_time
+
+
+def address(namespace: str, queue: str) -> TemporalAddress:
+    return TemporalAddress(address="given by the client", namespace=namespace, task_queue=queue)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def plane(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Plane]:
+    """The session's control plane."""
+    async with running_plane(tmp_path_factory.mktemp("plane")) as made:
+        yield made
+
+
+@contextlib.asynccontextmanager
+async def running_plane(home: Path) -> AsyncIterator[Plane]:
+    """Start a server, the control worker and the regions; end them on the way out."""
+    environment = await WorkflowEnvironment.start_time_skipping_v2(
+        data_converter=pydantic_data_converter,
+        dev_server_existing_path=str(TEMPORAL),
+        dev_server_log_level="error",
+        dev_server_extra_args=[
+            *("--dynamic-config-value", "frontend.WorkflowTimeSkippingEnabled=true"),
+        ],
+    )
+    async with environment:
+        client = await environment.connect_client(data_converter=pydantic_data_converter)
+        await ensure(client, list(REGIONS))
+        made = Plane(home, environment, client)
+        async with made.control_worker():
+            await asyncio.gather(*(made.up(code) for code in REGIONS))
+            yield made
+            await asyncio.gather(*(made.down(code) for code in REGIONS))
+    # The SDK's threads may still call Python for a moment, which aborts a process that exits.
+    await asyncio.sleep(EXIT_GRACE)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def fleet(plane: Plane) -> AsyncIterator[Fleet]:
+    """A fleet of two regions with five shards each, all on release 1.0.0."""
+    made = Fleet(plane)
+    yield made
+    await made.close()
+    await asyncio.gather(*(plane.up(code) for code in REGIONS))
+
+
+def _lines(keys: dict[str, Any]) -> list[str]:
+    return [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
