@@ -89,20 +89,23 @@ class ControlActivities:
         )
 
     @activity.defn
-    @final_errors
-    def claim_fleet(self, step: ClaimFleet) -> Claim:
-        """Take the fleet if it is free; otherwise say who has it."""
-        return self._store.claim(step.fleet, step.rollout, step.run)
+    async def claim_fleet(self, step: ClaimFleet) -> Claim:
+        """Take the fleet if it is free, or its holder has ended without giving it back.
+
+        Otherwise the claim says who has it.
+        """
+        claim = await asyncio.to_thread(self._store.claim, step.fleet, step.rollout, step.run)
+        if claim.epoch or await _is_open(claim.holder):
+            return claim
+        return await asyncio.to_thread(
+            self._store.claim, step.fleet, step.rollout, step.run, instead_of=claim.holder
+        )
 
     @activity.defn
     async def wait_for_fleet(self, step: ClaimFleet) -> Claim:
-        """Heartbeat until the fleet is free, or its holder has ended without giving it back."""
+        """Heartbeat until `claim_fleet` has taken the fleet."""
         while True:
-            claim = await asyncio.to_thread(self._store.claim, step.fleet, step.rollout, step.run)
-            if not claim.epoch and not await _is_open(claim.holder):
-                claim = await asyncio.to_thread(
-                    self._store.claim, step.fleet, step.rollout, step.run, instead_of=claim.holder
-                )
+            claim = await self.claim_fleet(step)
             if claim.epoch:
                 return claim
             activity.heartbeat(claim.holder)

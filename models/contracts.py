@@ -33,6 +33,8 @@ class CatalogRequest(Contract):
 
 
 class CatalogReply(Contract):
+    """Every shard of the region, with counts in place of tenants."""
+
     region: RegionCode
     shards: list[ShardSummary]
 
@@ -46,6 +48,8 @@ class StageRequest(Contract):
 
 
 class StageReply(Contract):
+    """How staging ended; ``detail`` says why where the release is not healthy."""
+
     region: RegionCode
     release: Digest
     healthy: bool
@@ -73,6 +77,8 @@ class ShardActivation(Contract):
 
 
 class RingReply(Contract):
+    """One entry a shard of the request, also for those that an earlier attempt had switched."""
+
     activations: list[ShardActivation]
 
 
@@ -92,6 +98,8 @@ class RollbackRequest(Contract):
 
 
 class RollbackReply(Contract):
+    """Where the shards came back to."""
+
     activations: list[ShardActivation]
     stranded: list[ShardId] = Field(
         default=[], description="shards with no earlier release that is not known bad"
@@ -107,6 +115,8 @@ class RetireRequest(Contract):
 
 
 class RetireReply(Contract):
+    """Releases whose processes were drained and stopped: no shard ran them any more."""
+
     stopped: list[Digest]
 
 

@@ -20,6 +20,8 @@ class FleetError(ValueError):
 
 
 class TenantState(StrEnum):
+    """A suspended tenant is refused with 403 at the gateway; its data and its place stay."""
+
     ACTIVE = "active"
     SUSPENDED = "suspended"
 

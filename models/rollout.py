@@ -79,6 +79,8 @@ class AbortDecision(Decision):
 
 
 class RolloutState(StrEnum):
+    """Where a rollout is, in the words of the search attribute ``ChainringState``."""
+
     WAITING = "waiting"  # for another rollout
     PLANNING = "planning"
     STAGING = "staging"
@@ -88,6 +90,7 @@ class RolloutState(StrEnum):
     BAKING = "baking"
     HOLDING = "holding"  # a gate without an answer waits for a person
     ROLLING_BACK = "rolling back"
+    SETTLING = "settling"  # the end is decided; regions are tidied up
     COMPLETED = "completed"
     COMPLETED_WITH_DEBT = "completed with debt"
     ROLLED_BACK = "rolled back"
@@ -97,6 +100,8 @@ class RolloutState(StrEnum):
     REFUSED = "refused"
     PLANNED = "planned"  # the end of a dry run
 
+
+ENDING_STATES = frozenset({RolloutState.ROLLING_BACK, RolloutState.SETTLING})
 
 FINAL_STATES = frozenset(
     {

@@ -20,11 +20,15 @@ MOST_SHARDS = 1_000_000
 
 
 class SeedShard(NamedTuple):
+    """A shard as a new fleet begins with it: no release, not rolling."""
+
     id: str
     zone: str
 
 
 class SeedTenant(NamedTuple):
+    """A tenant as a new fleet begins with it: active, in its shard's zone."""
+
     id: str
     shard: str
     zone: str

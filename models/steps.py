@@ -29,11 +29,15 @@ class AdvanceEpoch(_Step):
 
 
 class FreeFleet(_Step):
+    """Give the fleet back at the end of a rollout; of no effect when another one has it."""
+
     fleet: str
     rollout: str
 
 
 class KeepCatalog(_Step):
+    """Remember a region's shards, so that a plan can be made while the region is down."""
+
     catalog: CatalogReply
 
 
@@ -60,6 +64,8 @@ class CalendarAnswer(_Step):
 
 
 class AskCalendar(_Step):
+    """May a ring that touches these regions start now? A freeze may hold for some regions only."""
+
     regions: list[RegionCode]
 
 
@@ -81,6 +87,8 @@ class ShardMove(_Step):
 
 
 class DrainRelease(_Step):
+    """Stop the process of a release that no shard of the region runs any more."""
+
     rollout: str
     epoch: int
     release: Digest

@@ -1,7 +1,6 @@
 """Verify exported receipts with nothing of Chainring: this file, Python and ``cryptography``.
 
-    python verifier.py eu.jsonl --key eu.vkey --checkpoint 1000.checkpoint
-    python verifier.py eu.jsonl --key eu.vkey --checkpoint checkpoints/eu
+    python verifier.py eu.jsonl --key eu.vkey --checkpoint checkpoints
     python verifier.py --proof proof.json --key eu.vkey
 
 An export has one receipt a line, each line exactly the bytes that were hashed. Receipt n names in
@@ -55,9 +54,7 @@ class Refused(Exception):
 
     def __init__(self, code: str, detail: str, seq: int | None = None) -> None:
         super().__init__(f"{code}: {detail}" if seq is None else f"{code}: receipt {seq}: {detail}")
-        self.code = code
-        self.detail = detail
-        self.seq = seq
+        self.code, self.detail, self.seq = code, detail, seq
 
 
 # --- Merkle tree (RFC 6962, section 2.1; proofs as in RFC 9162, section 2.1) ---
@@ -113,14 +110,10 @@ def verify_consistency(
     first: int, second: int, proof: Sequence[bytes], first_root: bytes, second_root: bytes
 ) -> bool:
     """Whether the first tree is a beginning of the second (RFC 9162, section 2.1.4.2)."""
-    if not 0 <= first <= second:
-        return False
-    if first == second:
-        return not proof and first_root == second_root
-    if first == 0:  # every tree goes on from the empty one
-        return not proof and first_root == frontier_root([])
+    if first in (0, second):  # every tree goes on from itself and from the empty one
+        return not proof and first_root == (second_root if first else frontier_root([]))
     path = list(proof) if first & (first - 1) else [first_root, *proof]
-    if not path:
+    if not 0 < first < second or not path:
         return False
     node, last = first - 1, second - 1
     while node & 1:
@@ -195,10 +188,7 @@ _BODY = re.compile(
 
 
 def open_checkpoint(note: bytes, keys: Iterable[PublicKey]) -> Checkpoint:
-    """Check a note's signature and read it.
-
-    Raises `Refused`: bad-checkpoint (not of the form), unknown-key, bad-signature.
-    """
+    """Check and read a note; raises `Refused`: bad-checkpoint, unknown-key, bad-signature."""
     try:
         match = _NOTE.fullmatch(note.decode())
     except UnicodeDecodeError:
@@ -231,8 +221,7 @@ def _check_signature(body: str, signatures: str, origin: str, keys: Sequence[Pub
 def _base64(text: str, code: str) -> bytes:
     """Bytes from their one spelling: b64decode alone would let unused bits differ."""
     with suppress(ValueError):
-        data = base64.b64decode(text, validate=True)
-        if base64.b64encode(data).decode() == text:
+        if base64.b64encode(data := base64.b64decode(text)).decode() == text:
             return data
     raise Refused(code, "bad base64")
 
@@ -271,10 +260,7 @@ def _number(value: float) -> str:
 
 
 def read_receipt(line: bytes) -> dict[str, Any]:
-    """Read one receipt strictly: canonical bytes, exactly the known fields, each of its form.
-
-    Raises ValueError, saying what is wrong.
-    """
+    """Read one receipt: canonical bytes, all fields and no others, of their form; or ValueError."""
     try:
         receipt = json.loads(line.decode(), object_pairs_hook=_unique)
         if canonical(receipt).encode() != line:
@@ -316,9 +302,7 @@ class _Chain:
     """Receipts seen so far, all of them good; one method a step, each raises `Refused`."""
 
     def __init__(self, ledger: str | None, checkpoints: Iterable[Checkpoint]) -> None:
-        self.ledger = ledger
-        self.size = 0
-        self.head = GENESIS
+        self.ledger, self.size, self.head = ledger, 0, GENESIS
         self.frontier: list[bytes] = []
         self.hashes = bytearray()  # 32 bytes a receipt: to tell a fork from a duplicate
         self.waiting = sorted(checkpoints, key=lambda checkpoint: checkpoint.size)
@@ -346,9 +330,8 @@ class _Chain:
         while self.waiting and self.waiting[0].size == self.size:
             signed = self.waiting.pop(0)
             if (signed.root, signed.head) != (frontier_root(self.frontier), self.head):
-                first = self.met[-1] if self.met else 0
                 detail = f"it or one up to {self.size - 1} is not the one that was signed"
-                raise Refused("rewritten", detail, first)
+                raise Refused("rewritten", detail, max(self.met, default=0))
             self.met.append(signed.size)
 
     def finish(self) -> Report:
@@ -356,8 +339,8 @@ class _Chain:
         if self.waiting:
             last = self.waiting[-1].size - 1
             raise Refused("truncated", f"missing up to {last}, which is signed", self.size)
-        root = frontier_root(self.frontier)
-        return Report(self.ledger or "", self.size, self.head, root, self.met)
+        ledger, root = self.ledger or "", frontier_root(self.frontier)
+        return Report(ledger, self.size, self.head, root, self.met)
 
     def _explain(self, receipt: Mapping[str, Any], digest: str, rest: Iterator[bytes]) -> NoReturn:
         seq, prev, here = receipt["seq"], receipt["prev"], self.size
@@ -366,24 +349,21 @@ class _Chain:
         self.meet_checkpoints()
         if receipt["ledger"] != self.ledger:
             raise Refused("wrong-ledger", f"it is of ledger {receipt['ledger']}", here)
-        if prev == self.head:
-            raise Refused("altered", f"it says seq {seq}", here)
-        if seq > here:
+        if seq > here and prev != self.head:
             if any(later["seq"] == here for later in _readable(rest)):
                 raise Refused("reordered", f"receipt {seq} comes before it", here)
             raise Refused("missing", f"receipt {seq} comes in its place", here)
-        if digest == self._hash(seq):
+        if seq < here and digest == self._hash(seq):
             raise Refused("duplicated", "it is there twice", seq)
-        if prev == self._hash(seq - 1):
+        if seq < here and prev == self._hash(seq - 1):
             raise Refused("forked", f"two receipts follow receipt {seq - 1}", seq)
         raise Refused("altered", f"it says seq {seq}", here)
 
     def _explain_prev(self, prev: str, digest: str, rest: Iterator[bytes]) -> NoReturn:
         """Receipt n does not name n-1: one of the two was altered, or n belongs elsewhere."""
         here = self.size
-        forked = self._find(prev)
-        if forked is not None:
-            raise Refused("forked", f"it follows receipt {forked}, as another one does", here)
+        if any(prev == self._hash(seq) for seq in range(-1, here - 1)):
+            raise Refused("forked", "it follows a receipt that another one follows", here)
         signed = next((c for c in self.waiting if c.size == here), None)
         if here > 0 and signed is not None and signed.head == prev:
             raise Refused("altered", f"receipt {here} and a checkpoint name another hash", here - 1)
@@ -396,10 +376,6 @@ class _Chain:
 
     def _hash(self, seq: int) -> str:
         return GENESIS if seq < 0 else self.hashes[32 * seq : 32 * seq + 32].hex()
-
-    def _find(self, digest: str) -> int | None:
-        """The receipt, before the last one, that has this hash; -1 stands for the beginning."""
-        return next((seq for seq in range(-1, self.size - 1) if self._hash(seq) == digest), None)
 
 
 def verify_chain(
@@ -430,24 +406,21 @@ def _readable(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 
 # --- Proof documents ---
 def verify_proof(document: bytes, keys: Sequence[PublicKey]) -> str:
-    """Verify a proof as `chainring receipts prove` writes it; returns what it proves, in words.
-
-    Raises `Refused`: bad-proof, or what `open_checkpoint` raises.
-    """
+    """Verify what `chainring receipts prove` wrote, or raise `Refused`; says what is proven."""
     try:
         said = json.loads(document, object_pairs_hook=_unique)
         proof = [_base64(item, "bad-proof") for item in said["proof"]]
         if said["kind"] == "inclusion":
-            return _inclusion(said["receipt"].encode(), proof, said["checkpoint"].encode(), keys)
+            return _inclusion(said, proof, keys)
         if said["kind"] == "consistency":
-            return _consistency(proof, said["first"].encode(), said["second"].encode(), keys)
+            return _consistency(said, proof, keys)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Refused("bad-proof", f"not a proof document: {error}") from None
     raise Refused("bad-proof", "its kind is neither inclusion nor consistency")
 
 
-def _inclusion(line: bytes, proof: list[bytes], note: bytes, keys: Sequence[PublicKey]) -> str:
-    signed = open_checkpoint(note, keys)
+def _inclusion(said: dict[str, str], proof: list[bytes], keys: Sequence[PublicKey]) -> str:
+    signed, line = open_checkpoint(said["checkpoint"].encode(), keys), said["receipt"].encode()
     receipt = read_receipt(line)
     seq = receipt["seq"]
     if receipt["ledger"] != signed.ledger:
@@ -457,10 +430,8 @@ def _inclusion(line: bytes, proof: list[bytes], note: bytes, keys: Sequence[Publ
     return f"receipt {seq} is in {signed.origin} of size {signed.size}"
 
 
-def _consistency(
-    proof: list[bytes], first_note: bytes, second_note: bytes, keys: Sequence[PublicKey]
-) -> str:
-    first, second = open_checkpoint(first_note, keys), open_checkpoint(second_note, keys)
+def _consistency(said: dict[str, str], proof: list[bytes], keys: Sequence[PublicKey]) -> str:
+    first, second = (open_checkpoint(said[name].encode(), keys) for name in ("first", "second"))
     if first.origin != second.origin:
         raise Refused("wrong-checkpoint", f"{first.origin} and {second.origin} are two ledgers")
     if not verify_consistency(first.size, second.size, proof, first.root, second.root):
@@ -478,9 +449,9 @@ def read_lines(path: Path) -> Iterator[bytes]:
             yield line[:-1]
 
 
-def _note_files(paths: Iterable[Path]) -> Iterator[Path]:
-    for path in paths:
-        yield from sorted(path.glob("*.checkpoint")) if path.is_dir() else [path]
+def _notes(path: Path) -> list[bytes]:
+    files = path.glob("*.checkpoint") if path.is_dir() else [path]
+    return [file.read_bytes() for file in files]
 
 
 def _key(given: str) -> PublicKey:
@@ -493,25 +464,23 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.proof:
         print("verified:", verify_proof(arguments.proof.read_bytes(), keys))
         return
-    notes = [path.read_bytes() for path in _note_files(arguments.checkpoint)]
-    checkpoints = [open_checkpoint(note, keys) for note in notes]
-    report = verify_chain(
-        read_lines(arguments.export), ledger=arguments.ledger, checkpoints=checkpoints
-    )
+    notes = [note for path in arguments.checkpoint for note in _notes(path)]
+    signed = [open_checkpoint(note, keys) for note in notes]
+    lines = read_lines(arguments.export)
+    report = verify_chain(lines, ledger=arguments.ledger, checkpoints=signed)
     print(f"verified: ledger {report.ledger}, {report.size} receipts, head {report.head}")
-    print(f"signed: {max(report.checkpoints, default=0)}, by {len(checkpoints)} checkpoint(s)")
+    print(f"signed: {max(report.checkpoints, default=0)}, by {len(signed)} checkpoint(s)")
 
 
 def main() -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(description="Verify exported Chainring receipts.")
-    parser.add_argument("export", type=Path, nargs="?", help="receipts, one a line")
-    parser.add_argument("--key", action="append", default=[], help="vkey, or file that holds it")
-    parser.add_argument(
-        "--checkpoint", type=Path, action="append", default=[], help="file, or directory of them"
-    )
-    parser.add_argument("--ledger", help="whose receipts they must be")
-    parser.add_argument("--proof", type=Path, help="verify this proof document instead")
+    add = parser.add_argument
+    add("export", type=Path, nargs="?", help="receipts, one a line")
+    add("--key", action="append", default=[], help="vkey, or file that holds it")
+    add("--checkpoint", type=Path, action="append", default=[], help="file, or directory of them")
+    add("--ledger", help="whose receipts they must be")
+    add("--proof", type=Path, help="verify this proof document instead")
     arguments = parser.parse_args()
     if (arguments.export is None) == (arguments.proof is None):
         parser.error("give either an export or --proof")

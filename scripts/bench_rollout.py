@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "scripts")]
 
 from bare_rollout import CONTROL_QUEUE, REGION_QUEUE, BareRollout, Call, Phase, Shape, Step  # noqa: E402
 from temporalio.api.nexus.v1 import EndpointSpec, EndpointTarget  # noqa: E402
@@ -26,7 +26,7 @@ from temporalio.client import Client  # noqa: E402
 from models.config_sections import Rollout  # noqa: E402
 from models.rollout import RolloutRequest, RolloutResult, RolloutState  # noqa: E402
 from stores.templates import render_default_config  # noqa: E402
-from tests.embedded import Stack, running_stack  # noqa: E402
+from embedded import Stack, running_stack  # noqa: E402
 from workers.supervisor import die_with_parent  # noqa: E402
 
 REGIONS = ("apac", "eu", "latam", "us-east", "us-west")

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
-from sqlalchemy import Connection, Engine, Select, insert, select, text, update
+from sqlalchemy import Connection, Engine, Select, bindparam, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import SQLModel
 
@@ -41,6 +41,28 @@ _NEW_HEAD = text(
     "INSERT INTO ledger_head (ledger, size, hash, epoch) VALUES (:ledger, 0, :hash, 0) "
     "ON CONFLICT DO NOTHING"
 )
+# The statements of an append, built once: putting one together costs as much as running it.
+_HEAD = select(_HEADS.c.size, _HEADS.c.hash, _HEADS.c.epoch).where(
+    _HEADS.c.ledger == bindparam("name")
+)
+_LOCKED_HEAD = _HEAD.with_for_update()
+_SWAP = (
+    update(_HEADS)
+    .where(
+        _HEADS.c.ledger == bindparam("name"),
+        _HEADS.c.size == bindparam("old_size"),
+        _HEADS.c.hash == bindparam("old_hash"),
+        _HEADS.c.epoch == bindparam("old_epoch"),
+    )
+    .values(size=bindparam("new_size"), hash=bindparam("new_hash"), epoch=bindparam("new_epoch"))
+)
+_KNOWN = select(
+    _RECEIPTS.c.seq, _RECEIPTS.c.kind, _RECEIPTS.c.data, _RECEIPTS.c.idempotency_key
+).where(
+    _RECEIPTS.c.ledger == bindparam("name"),
+    _RECEIPTS.c.idempotency_key.in_(bindparam("keys", expanding=True)),
+)
+_INSERT = insert(_RECEIPTS)
 _NAME: TypeAdapter[str] = TypeAdapter(RegionCode)
 
 
@@ -268,29 +290,26 @@ class Ledger:
         return head
 
     def _head(self, connection: Connection, *, lock: bool) -> Head | None:
-        query = select(_HEADS.c.size, _HEADS.c.hash, _HEADS.c.epoch).where(
-            _HEADS.c.ledger == self.name
-        )
-        row = connection.execute(query.with_for_update() if lock else query).first()
+        row = connection.execute(_LOCKED_HEAD if lock else _HEAD, {"name": self.name}).first()
         return None if row is None else Head(row.size, row.hash.hex(), row.epoch)
 
     def _swap_head(self, connection: Connection, old: Head, new: Head) -> None:
-        swapped = connection.execute(
-            update(_HEADS)
-            .where(
-                _HEADS.c.ledger == self.name,
-                _HEADS.c.size == old.size,
-                _HEADS.c.hash == bytes.fromhex(old.hash),
-                _HEADS.c.epoch == old.epoch,
-            )
-            .values(size=new.size, hash=bytes.fromhex(new.hash), epoch=new.epoch)
-        )
+        values = {
+            "name": self.name,
+            "old_size": old.size,
+            "old_hash": bytes.fromhex(old.hash),
+            "old_epoch": old.epoch,
+            "new_size": new.size,
+            "new_hash": bytes.fromhex(new.hash),
+            "new_epoch": new.epoch,
+        }
+        swapped = connection.execute(_SWAP, values)
         if swapped.rowcount != 1:
             raise HeadMoved(f"ledger {self.name}: the head moved on from {old.size}")
 
     def _insert(self, connection: Connection, rows: list[dict[str, Any]]) -> None:
         try:
-            connection.execute(insert(_RECEIPTS), rows)
+            connection.execute(_INSERT, rows)
         except IntegrityError as error:
             raise LedgerError(
                 f"ledger {self.name}: receipt {rows[0]['seq']} or one after it is there already, "
@@ -301,10 +320,9 @@ class Ledger:
         """Receipts that the drafts' idempotency keys have written before."""
         keys = list({draft.idempotency_key for draft in drafts})
         known: dict[str, StoredReceipt] = {}
-        query = self._select().add_columns(_RECEIPTS.c.idempotency_key)
         for start in range(0, len(keys), _KEYS_PER_QUERY):
-            some = _RECEIPTS.c.idempotency_key.in_(keys[start : start + _KEYS_PER_QUERY])
-            for row in connection.execute(query.where(some)):
+            some = {"name": self.name, "keys": keys[start : start + _KEYS_PER_QUERY]}
+            for row in connection.execute(_KNOWN, some):
                 known[row.idempotency_key] = StoredReceipt(row.seq, row.kind, row.data)
         return known
 

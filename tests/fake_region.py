@@ -43,7 +43,9 @@ class FakeRegion:
         self.running = {f"{self.code}-{number:03d}": release for number in range(1, shards + 1)}
         self.epoch = 0
         self.activated: list[tuple[str, str, str, int]] = []
-        """(ring, shard, release, epoch) of every switch that was really made, in order."""
+        """(ring, shard, release, epoch) of every switch that was not a repetition, in order."""
+        self.changed: list[str] = []
+        """The shards whose tenants came to see another release, in order."""
         self.staged: list[tuple[str, int]] = []
         self.retired: list[int] = []
         self.unhealthy: set[str] = set()
@@ -137,6 +139,8 @@ class FakeRegion:
     def _switch(self, step: ActivateShard) -> ShardActivation:
         previous, self.running[step.shard] = self.running[step.shard], step.release
         self._history[step.shard].append(step.release)
+        if previous != step.release:
+            self.changed.append(step.shard)
         self.activated.append((step.ring, step.shard, step.release, step.epoch))
         return ShardActivation(
             shard=step.shard, previous=previous, release=step.release, seq=len(self.activated) - 1

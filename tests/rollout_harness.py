@@ -1,11 +1,8 @@
 """A real control plane for tests: Temporal's dev server, real workflows, real stores, fake regions.
 
-pytest_plugins = ["rollout_harness"]
-pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-One server, one control worker and three regions serve a whole session; each test gets a fleet of
-its own (`fleet`). Regions are namespaces behind real Nexus endpoints. A region is down when no
-worker polls its queue. Only rollouts started with ``skip_time`` have a clock that jumps.
+One server, one control worker and three regions serve a whole session (`rollout_fixtures`); each
+test gets a fleet of its own. Regions are namespaces behind real Nexus endpoints; one is down when
+no worker polls its queue. Only rollouts started with ``skip_time`` have a clock that jumps.
 """
 
 import asyncio
@@ -18,11 +15,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pytest
-import pytest_asyncio
 from fake_region import FakeRegion
 from temporalio import activity
-from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.sdk.v1 import WorkflowMetadata
+from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
+from temporalio.client import (
+    Client,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHandle,
+)
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
@@ -44,6 +48,7 @@ from workers.nexus_region import RegionService
 from workers.process import activities_of, make_worker
 from workers.temporal_setup import CONTROL_QUEUE, REGION_QUEUE, ensure
 from workflows.region import REGION_WORKFLOWS
+from workflows.regions import plain_words
 
 TEMPORAL = Path(__file__).parent.parent / ".venv" / "bin" / "temporal"
 REGIONS = ("apac", "eu", "us-east")
@@ -69,7 +74,7 @@ class Plane:
         self.regions = {code: FakeRegion(code) for code in REGIONS}
         self._notary = Notary(self.ledger, ensure_key(home / "key.pem"))
         self._workers: dict[str, Worker] = {}
-        self._environment = environment
+        self.environment = environment
 
     def control_worker(self) -> Worker:
         activities = ControlActivities(
@@ -94,7 +99,7 @@ class Plane:
         if code in self._workers:
             return
         region = self.regions[code]
-        client = await self._environment.connect_client(
+        client = await self.environment.connect_client(
             namespace=code, data_converter=pydantic_data_converter
         )
         worker = make_worker(
@@ -135,7 +140,7 @@ class Fleet:
         **rollout: Any,
     ) -> None:
         """Write the configuration, and reset ``regions`` to five shards each on the old release."""
-        fast = {"bake_seconds": 0.2, "looks": 1, "min_samples": 100, "hold_seconds": 3600}
+        fast = {"bake_seconds": 0, "looks": 1, "min_samples": 100, "hold_seconds": 3600}
         rings = {
             "canary_percentage": 20,
             "max_blast_radius_percent": 20,
@@ -154,7 +159,8 @@ class Fleet:
         """A release of this test alone; its digest."""
         program = self.plane.config.parent / "program"
         program.mkdir(exist_ok=True)
-        return self.plane.layout.put_release(self.name, version, program, entrypoint=["true"])
+        (program / "serve").write_text(self.name)
+        return self.plane.layout.put_release(self.name, version, program, entrypoint=["serve"])
 
     def traffic(self, release: str, kind: Any) -> None:
         """How a release does from now on, wherever it runs."""
@@ -219,18 +225,16 @@ async def status_of(handle: Handle) -> RolloutStatus:
     return found
 
 
-async def until(
-    handle: Handle, *states: str, ring: str | None = None, seconds: float = 20
-) -> RolloutStatus:
-    """Wait until a rollout is in one of the states, and in ``ring`` when that is given."""
-    deadline = time.monotonic() + seconds
+async def until(handle: Handle, state: str, **fields: object) -> RolloutStatus:
+    """Wait until a rollout's status is in a state, and has these fields."""
+    deadline = time.monotonic() + 20
     while True:
         status = await status_of(handle)
-        if status.state in states and ring in (None, status.ring):
+        if fields.items() <= dict(status).items() and status.state == state:
             return status
         ended = status.state in FINAL_STATES and status.ended is not None
         assert not ended, f"ended {status.state}: {status.why}"
-        assert time.monotonic() < deadline, f"not {states} in {seconds} s: {status}"
+        assert time.monotonic() < deadline, f"never {state} {fields}: {status}"
         await asyncio.sleep(0.05)
 
 
@@ -247,6 +251,12 @@ async def decide(handle: Handle, what: str, *, actor: str = "ana", **fields: Any
     decision = {"actor": actor, "reason": f"to {what}", **fields}
     made: RolloutStatus = await handle.execute_update(what, decision, result_type=RolloutStatus)
     return made
+
+
+async def hurry(fleet: Fleet, handle: Handle) -> None:
+    """Let the clock of a running rollout jump from now on."""
+    with contextlib.suppress(RPCError):  # it has ended already
+        await fleet.plane.environment.fast_forward(handle)
 
 
 async def end(handle: Handle) -> RolloutStatus:
@@ -267,13 +277,6 @@ def workflow_clock() -> datetime:
 
 def address(namespace: str, queue: str) -> TemporalAddress:
     return TemporalAddress(address="given by the client", namespace=namespace, task_queue=queue)
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def plane(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Plane]:
-    """The session's control plane."""
-    async with running_plane(tmp_path_factory.mktemp("plane")) as made:
-        yield made
 
 
 @contextlib.asynccontextmanager
@@ -299,13 +302,49 @@ async def running_plane(home: Path) -> AsyncIterator[Plane]:
     await asyncio.sleep(EXIT_GRACE)
 
 
-@pytest_asyncio.fixture(loop_scope="session")
-async def fleet(plane: Plane) -> AsyncIterator[Fleet]:
-    """A fleet of two regions with five shards each, all on release 1.0.0."""
-    made = Fleet(plane)
-    yield made
-    await made.close()
-    await asyncio.gather(*(plane.up(code) for code in REGIONS))
+async def failure_of(handle: Handle) -> str:
+    """Wait for a rollout to fail; what its innermost cause says."""
+    try:
+        result = await asyncio.wait_for(handle.result(), 20)
+    except WorkflowFailureError as error:
+        return plain_words(error)
+    raise AssertionError(f"it did not fail: {result}")
+
+
+async def search_attributes(handle: Handle) -> dict[str, Any]:
+    """The rollout's own search attributes, by name."""
+    pairs = (await handle.describe()).typed_search_attributes
+    return {pair.key.name: pair.value for pair in pairs if pair.key.name.startswith("Chainring")}
+
+
+async def look(handle: Handle) -> str:
+    """What the web UI shows of a rollout: its current details."""
+    metadata = await handle.query("__temporal_workflow_metadata", result_type=WorkflowMetadata)
+    return str(metadata.current_details)
+
+
+async def reset_to(handle: Handle, summary: str) -> Handle:
+    """Reset a rollout to just before it did the step whose label begins with ``summary``."""
+    point = 0
+    async for event in handle.fetch_history_events():
+        if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED:
+            point = event.event_id
+        if event.user_metadata.summary.data.decode().startswith(f'"{summary}'):
+            break
+    else:
+        raise AssertionError(f"no step {summary!r}")
+    made = await handle._client.workflow_service.reset_workflow_execution(
+        ResetWorkflowExecutionRequest(
+            namespace=handle._client.namespace,
+            workflow_execution=WorkflowExecution(workflow_id=handle.id, run_id=""),
+            reason="test",
+            request_id=f"{handle.id}/{summary}",
+            workflow_task_finish_event_id=point,
+        )
+    )
+    return handle._client.get_workflow_handle(
+        handle.id, run_id=made.run_id, result_type=RolloutResult
+    )
 
 
 def _lines(keys: dict[str, Any]) -> list[str]:

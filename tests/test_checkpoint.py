@@ -91,7 +91,7 @@ def test_the_unused_bits_of_base64_may_not_differ():
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
     last = alphabet.index(NOTE[-3])
     other = f"{NOTE[:-3]}{alphabet[last ^ 1]}=\n"
-    assert base64.b64decode(other.split()[-1]) == base64.b64decode(NOTE.split()[-1])
+    assert base64.b64decode(other.rsplit(maxsplit=1)[-1]) == base64.b64decode(NOTE.split()[-1])
     assert refusal(other) == "bad-checkpoint"
 
 

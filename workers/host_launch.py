@@ -15,6 +15,7 @@ NOT_STARTED = 127  # what a shell answers for a command that is not there
 
 
 def main() -> None:
+    """Become the program; exits instead when the host ended before its death could be watched."""
     host = int(sys.argv[1])
     command = sys.argv[2:]
     if sys.platform == "linux":

@@ -21,10 +21,12 @@ def home() -> Path:
 
 
 def control_file() -> Path:
+    """Written by ``chainring up``, or by hand from ``deploy/addresses/control.json.tera``."""
     return home() / "control" / "addresses.json"
 
 
 def region_file(region: str) -> Path:
+    """One file a region, so that a region's machine needs to hold no other region's."""
     return home() / "regions" / region / "addresses.json"
 
 

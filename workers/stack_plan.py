@@ -42,6 +42,8 @@ class SetupError(Exception):
 
 
 class RegionPorts(BaseModel):
+    """A region's ports on loopback; ``gateway`` is the one that tenants use."""
+
     gateway: int
     admin: int
     kv: int

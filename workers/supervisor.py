@@ -36,14 +36,17 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def plan_file() -> Path:
+    """What should run; written by ``chainring up`` before the supervisor starts."""
     return home() / "stack" / "plan.json"
 
 
 def state_file() -> Path:
+    """What does run; the supervisor writes it anew after every change."""
     return home() / "stack" / "state.json"
 
 
 def lock_file() -> Path:
+    """Held while a supervisor lives, so that a home has one at most."""
     return home() / "stack" / "lock"
 
 

@@ -12,6 +12,7 @@ from temporalio.exceptions import ApplicationError
 
 from models.receipts import Draft
 from models.rollout import (
+    ENDING_STATES,
     FINAL_STATES,
     AbortDecision,
     Decision,
@@ -35,6 +36,7 @@ class Decisions:
         self._retried_ring: str | None = None
         self._freeze_overridden_ring: str | None = None
         self._decided = 0
+        self._being_recorded = 0
 
     @property
     def promoted(self) -> bool:
@@ -55,6 +57,11 @@ class Decisions:
     def stopping(self) -> bool:
         """Whether the way forward has ended: by a person, or by a newer rollout."""
         return self.aborted is not None or bool(self.superseded_by)
+
+    @property
+    def deciding(self) -> bool:
+        """Whether a decision was taken whose receipt is still being written."""
+        return self._being_recorded > 0
 
     def forget_retry(self) -> None:
         """A retry counts once."""
@@ -137,10 +144,15 @@ class Decisions:
     @abort.validator
     def _may_abort(self, decision: AbortDecision) -> None:
         self._must_run()
-        if self.stopping or self.status.state == RolloutState.ROLLING_BACK:
-            raise ApplicationError(f"the rollout is ending already ({self.status.state})")
 
     async def _record(self, what: str, decision: Decision) -> None:
+        self._being_recorded += 1
+        try:
+            await self._write_receipt(what, decision)
+        finally:
+            self._being_recorded -= 1
+
+    async def _write_receipt(self, what: str, decision: Decision) -> None:
         self._decided += 1
         number = self._decided
         body = decision.model_dump(mode="json", exclude={"actor"})
@@ -170,6 +182,8 @@ class Decisions:
     def _must_run(self) -> None:
         if self.status.state in FINAL_STATES:
             raise ApplicationError(f"the rollout has ended: {self.status.state}")
+        if self.stopping or self.status.state in ENDING_STATES:
+            raise ApplicationError(f"the rollout is ending already ({self.status.state})")
 
     def _must_be(self, *states: RolloutState) -> None:
         self._must_run()

@@ -93,12 +93,14 @@ async def activate(journey: Journey, ring: RingPlan) -> None:
         asyncio.create_task(_activate_region(journey, ring, region))
         for region in sorted(ring.by_region)
     ]
-    await workflow.wait_condition(
-        lambda: journey.people.stopping or all(task.done() for task in tasks)
-    )
-    for task in tasks:
-        task.cancel()  # of no effect on one that is done; the epoch fences whatever comes late
-    ends = await asyncio.gather(*tasks, return_exceptions=True)
+    try:
+        await workflow.wait_condition(
+            lambda: journey.people.stopping or all(task.done() for task in tasks)
+        )
+    finally:
+        for task in tasks:
+            task.cancel()  # of no effect on one that is done; the epoch fences whatever comes late
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
     journey.stop_if_asked()
     for end in ends:
         if isinstance(end, BaseException):

@@ -4,6 +4,7 @@ import asyncio
 from datetime import timedelta
 
 from temporalio import workflow
+from temporalio.exceptions import is_cancelled_exception
 
 from models.contracts import Region, RollbackRequest
 from models.gate_policy import GatePolicy
@@ -83,7 +84,7 @@ async def _every_region(journey: Journey) -> set[str]:
     for task in tasks:
         task.cancel()
     for end in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(end, BaseException) and not isinstance(end, asyncio.CancelledError):
+        if isinstance(end, BaseException) and not is_cancelled_exception(end):
             raise end
     return back_to
 

@@ -2,12 +2,17 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Coroutine
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, FailureError
+from temporalio.exceptions import (
+    ActivityError,
+    ApplicationError,
+    FailureError,
+    is_cancelled_exception,
+)
 
 from models.contracts import CatalogReply, CatalogRequest, Region, RetireRequest
 from models.gate_policy import GatePolicy
@@ -117,10 +122,10 @@ class FleetRollout(Decisions):
             owed = sum(len(debt.shards) for debt in self.status.debts)
             end = RolloutState.COMPLETED_WITH_DEBT if owed else RolloutState.COMPLETED
             why = f"{owed} shard(s) are owed to regions that were down" if owed else ""
-        except (Stop, ActivityError, ApplicationError, asyncio.CancelledError) as error:
+        except (Stop, FailureError, asyncio.CancelledError) as error:
             stop = _as_stop(error, journey)
-            end, why = await self._back(journey, stop), stop.why
-        await self._settle(journey, end, why)
+            end, why = await _to_its_end(self._back(journey, stop)), stop.why
+        await _to_its_end(self._settle(journey, end, why))
 
     async def _forward(self, journey: Journey) -> None:
         plan = await self._plan_rings(journey)
@@ -131,6 +136,9 @@ class FleetRollout(Decisions):
         )
         await stage_everywhere(journey)
         for index, ring in enumerate(plan.rings):
+            if not ring.shards:  # the rings before it cover its share already
+                journey.ring_status(ring).outcome = "covered"
+                continue
             self.status.ring = ring.name
             await may_start(journey, ring)
             await activate(journey, ring)
@@ -138,6 +146,8 @@ class FleetRollout(Decisions):
                 # The last ring leaves nobody on the old release to compare with.
                 beside = journey.upgrades and index < len(plan.rings) - 1
                 await bake(journey, ring, self._policy(journey, index), expects_baseline=beside)
+        await workflow.wait_condition(lambda: not self.deciding)
+        journey.stop_if_asked()
 
     def _policy(self, journey: Journey, index: int) -> GatePolicy:
         """The gate policy of a ring, with the bake time that is its own."""
@@ -166,7 +176,12 @@ class FleetRollout(Decisions):
             await self._condemn(journey, stop)
         if not (stop.rollback and journey.changed):
             return stop.state
-        return await roll_back(journey, stop)
+        try:
+            return await roll_back(journey, stop)
+        except FailureError as error:
+            if error_type(error) not in FENCED:
+                raise
+            return RolloutState.SUPERSEDED
 
     async def _condemn(self, journey: Journey, stop: Stop) -> None:
         release = journey.settings.release
@@ -177,6 +192,7 @@ class FleetRollout(Decisions):
 
     async def _settle(self, journey: Journey, end: RolloutState, why: str) -> None:
         """Leave every region tidy, receipt the end, and give the fleet back."""
+        journey.enter(RolloutState.SETTLING, why)
         if end is not RolloutState.SUPERSEDED:
             untidy = await _retire(journey)
             why = "; ".join(part for part in (why, *untidy) if part)
@@ -198,6 +214,18 @@ async def _in_plain_words(work: Awaitable[_T]) -> _T:
         raise ApplicationError(
             plain_words(error), type=error_type(error), non_retryable=True
         ) from error
+
+
+async def _to_its_end(work: Coroutine[Any, Any, _T]) -> _T:
+    """Finish ``work`` although the workflow is cancelled meanwhile.
+
+    A way back that is cut short would leave the fleet between two versions, and taken.
+    """
+    task = asyncio.create_task(work)
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+    return task.result()
 
 
 async def _tell_superseded(holder: str, by: str) -> None:
@@ -239,7 +267,7 @@ async def _retire(journey: Journey) -> list[str]:
 def _as_stop(error: BaseException, journey: Journey) -> Stop:
     if isinstance(error, Stop):
         return error
-    if isinstance(error, asyncio.CancelledError):
+    if is_cancelled_exception(error):
         return Stop(RolloutState.ABORTED, "the workflow was cancelled", rollback=True)
     if error_type(error) in FENCED:
         return Stop(RolloutState.SUPERSEDED, plain_words(error), rollback=False)

@@ -57,6 +57,7 @@ class MetricProvider(Protocol):
 
 
 def utc_now() -> datetime:
+    """The clock of a provider that is given no other."""
     return datetime.now(UTC)
 
 
