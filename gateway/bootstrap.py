@@ -40,6 +40,8 @@ def render_bootstrap(address: GatewayAddress) -> bytes:
     return json.dumps(
         {
             "admin": {"address": _address(LOOPBACK, address.admin_port)},
+            # A gate's look must not lag what tenants feel: histograms are merged at each flush.
+            "stats_flush_interval": "1s",
             "stats_config": {"histogram_bucket_settings": [_LATENCY_BUCKETS]},
             "dynamic_resources": {"cds_config": _watched(clusters_file(directory))},
             "static_resources": {

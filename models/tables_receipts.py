@@ -28,7 +28,9 @@ class ReceiptRow(SQLModel, table=True):
         UniqueConstraint("ledger", "prev", name="receipt_prev"),
         UniqueConstraint("ledger", "idempotency_key", name="receipt_idempotency_key"),
         Index("receipt_kind", "ledger", "kind", "seq"),
-        Index("receipt_subject", "ledger", "subject", "seq"),
+        # With kind in it, or SQLite (which has no statistics here) finds the index above as good
+        # for "the newest of a kind about a subject", and takes the one that was created last.
+        Index("receipt_subject", "ledger", "subject", "kind", "seq"),
     )
 
     ledger: str = Field(primary_key=True)

@@ -18,16 +18,16 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "scripts")]
 
-from bare_rollout import CONTROL_QUEUE, REGION_QUEUE, BareRollout, Call, Phase, Shape, Step  # noqa: E402
-from temporalio.api.nexus.v1 import EndpointSpec, EndpointTarget  # noqa: E402
-from temporalio.api.operatorservice.v1 import CreateNexusEndpointRequest  # noqa: E402
-from temporalio.client import Client  # noqa: E402
+from bare_rollout import CONTROL_QUEUE, REGION_QUEUE, BareRollout, Call, Phase, Shape, Step
+from embedded import Stack, running_stack
+from temporalio.api.nexus.v1 import EndpointSpec, EndpointTarget
+from temporalio.api.operatorservice.v1 import CreateNexusEndpointRequest
+from temporalio.client import Client
 
-from models.config_sections import Rollout  # noqa: E402
-from models.rollout import RolloutRequest, RolloutResult, RolloutState  # noqa: E402
-from stores.templates import render_default_config  # noqa: E402
-from embedded import Stack, running_stack  # noqa: E402
-from workers.supervisor import die_with_parent  # noqa: E402
+from models.config_sections import Rollout
+from models.rollout import RolloutRequest, RolloutResult, RolloutState
+from stores.templates import render_default_config
+from workers.supervisor import die_with_parent
 
 REGIONS = ("apac", "eu", "latam", "us-east", "us-west")
 

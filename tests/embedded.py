@@ -36,9 +36,9 @@ max_concurrent_shards = 4
 region_down_after_seconds = 3
 
 [gates]
-bake_seconds = 4
-looks = 2
-min_samples = 20
+bake_seconds = 6
+looks = 3
+min_samples = 100
 hold_seconds = 60
 
 [regions.eu]

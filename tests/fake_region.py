@@ -53,6 +53,7 @@ class FakeRegion:
         self._keys: dict[tuple[str, str, str, int], ShardActivation] = {}
         self._history = {shard: [release] if release else [] for shard in self.running}
         self._seen: dict[str, int] = defaultdict(int)
+        self._failed: dict[str, int] = defaultdict(int)
         self._held: dict[str, threading.Event] = {}
         self.reached = threading.Event()
 
@@ -98,13 +99,15 @@ class FakeRegion:
         traffic = self.traffic.get(release, "good")
         if traffic != "quiet":
             self._seen[release] += REQUESTS
+        if traffic == "errors":
+            self._failed[release] += REQUESTS // 5
         seen = self._seen[release]
         return CohortSnapshot(
             release=release,
             at=now,
             source=f"{self.code}-1",
             requests=seen,
-            errors=seen // 5 if traffic == "errors" else 0,
+            errors=self._failed[release],
             latency=Histogram(bounds=[10.0, 100.0, 500.0], counts=[seen] * 4),
             memory_mb=50.0,
         )

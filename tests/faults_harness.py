@@ -11,6 +11,7 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import sys
 import time
 from collections import Counter
@@ -295,6 +296,24 @@ async def hurt(fleet: Fleet, victim: str, chance: random.Random, seconds: float 
     return done
 
 
+async def freeze(fleet: Fleet, victim: str) -> None:
+    """SIGSTOP a region's worker, not while it has the database: nobody else could write then."""
+    view = fleet.regions[victim.removeprefix("region-")]
+    while True:
+        fleet.stack.freeze(victim)
+        if not _is_locked(view.database):
+            return
+        fleet.stack.thaw(victim)
+        await asyncio.sleep(POLL_S)
+
+
+def stack_processes(stack: Stack) -> list[psutil.Process]:
+    """The supervisor, and every process below it."""
+    state = json.loads((stack.home / "stack" / "state.json").read_text())
+    supervisor = psutil.Process(state["pid"])
+    return [supervisor, *supervisor.children(recursive=True)]
+
+
 async def ended(handle: WorkflowHandle[Any, Any], seconds: float = 90) -> RolloutStatus:
     """The end of a rollout, whatever happens to the server meanwhile."""
     deadline = time.monotonic() + seconds
@@ -428,6 +447,16 @@ async def _has_ended(handle: WorkflowHandle[Any, Any]) -> bool:
         described = await asyncio.wait_for(handle.describe(), 2)
         return described.status != WorkflowExecutionStatus.RUNNING
     return False
+
+
+def _is_locked(database: str) -> bool:
+    with contextlib.closing(sqlite3.connect(database, timeout=0.2, isolation_level=None)) as probe:
+        try:
+            probe.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+        probe.execute("ROLLBACK")
+        return False
 
 
 def _put_broken(layout: ImageLayout, directory: Path) -> None:

@@ -124,7 +124,7 @@ def running_gateway(directory: Path, *, deadline: float = 10.0) -> Iterator[Gate
 
 def start(address: GatewayAddress) -> subprocess.Popen[bytes]:
     """Start Envoy, wait until it is ready, and have it end with this process."""
-    process = subprocess.Popen(command(address, REGION), preexec_fn=_end_with_parent)  # noqa: PLW1509
+    process = subprocess.Popen(command(address, REGION), preexec_fn=_end_with_parent)
     admin = EnvoyAdmin(address)
     deadline = time.monotonic() + 20
     while not admin.ready():

@@ -54,6 +54,7 @@ TEMPORAL = Path(__file__).parent.parent / ".venv" / "bin" / "temporal"
 REGIONS = ("apac", "eu", "us-east")
 UNVERSIONED = WorkerAddress(health_port=0, metrics_port=0, versioning="off")
 EXIT_GRACE = 0.3
+BREAKER = "history.outboundQueue.circuitBreakerSettings"
 
 Handle = WorkflowHandle[Any, RolloutResult]
 _numbers = itertools.count(1)
@@ -288,6 +289,8 @@ async def running_plane(home: Path) -> AsyncIterator[Plane]:
         dev_server_log_level="error",
         dev_server_extra_args=[
             *("--dynamic-config-value", "frontend.WorkflowTimeSkippingEnabled=true"),
+            # Else a region that was silent is not asked for a minute more after it is back.
+            *("--dynamic-config-value", f'{BREAKER}={{"timeout": "1s"}}'),
         ],
     )
     async with environment:

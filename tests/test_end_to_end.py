@@ -37,7 +37,7 @@ def digest(stack: Stack, version: str) -> str:
 
 
 @contextmanager
-def load(stack: Stack, record: Path, rate: int = 250) -> Iterator[None]:
+def load(stack: Stack, record: Path, rate: int = 700) -> Iterator[None]:
     """Constant load, the same on every shard; fails the test if the generator dies."""
     command = [sys.executable, str(ROOT / "scripts" / "load.py"), "--home", str(stack.home)]
     command += ["--rate", str(rate), "--seconds", "600", "--out", str(record), "--per-shard-even"]
@@ -109,7 +109,7 @@ async def test_errors_and_leaks_are_caught(
 ) -> None:
     before = releases_of(stack)
     client = await stack.client()
-    with load(stack, tmp_path / "load.csv", rate=400):
+    with load(stack, tmp_path / "load.csv"):
         handle = await start(
             client, f"rollout/{version}/1", release=digest(stack, version), overrides=overrides
         )

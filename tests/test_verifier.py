@@ -251,6 +251,31 @@ def test_a_wrong_root_under_a_right_head(refuse):
 
 
 @pytest.mark.parametrize(
+    ("fields", "code"), [({"seq": 7}, "altered"), ({"ledger": "latam"}, "wrong-ledger")]
+)
+def test_a_wrong_field_that_hashes_on(refuse, fields: dict[str, object], code: str):
+    """The hashes hold from end to end and are signed; what the receipt says of itself does not."""
+    lines = chain(6, start=[*GOOD[:3], changed(GOOD[3], **fields)])
+    assert refuse(lines) == (code, 3)
+    assert refuse(lines, signed(lines)) == (code, 3)
+
+
+def test_two_halves_of_two_chains(refuse, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Each half holds by itself, and the place where they meet is where the file is cut in two."""
+    monkeypatch.setattr(chain_check, "PARALLEL_FROM", 0)
+    one, other = chain(40), chain(40, salt=1)
+    export = tmp_path / "two.jsonl"
+    content = b"".join(line + b"\n" for line in one)
+    export.write_bytes(content)
+    cut = content[: chain_check._line_start(export, len(content) // 2)].count(b"\n")
+    lines = [*one[:cut], *other[cut:]]
+    export.write_bytes(b"".join(line + b"\n" for line in lines))
+    assert refuse(lines) == ("altered", cut)
+    with pytest.raises(Refused, match=f"altered: receipt {cut}"):
+        check_export(export, ledger="eu", processes=2)
+
+
+@pytest.mark.parametrize(
     "spell",
     [
         lambda line: line.replace(b'"seq":3', b'"seq": 3'),
@@ -378,6 +403,7 @@ def test_proof_documents_verify():
         (inclusion(GOOD, 3, checkpoint="x"), "bad-checkpoint"),
         (consistency(GOOD, 3, first=note(chain(3, salt=1)).decode()), "bad-proof"),
         (consistency(GOOD, 3, second=note(GOOD[:9]).decode()), "bad-proof"),
+        (inclusion(GOOD, 3)[:-1] + b',"kind":"inclusion"}', "bad-proof"),
         (b'{"kind":"other","proof":[]}', "bad-proof"),
         (b"[]", "bad-proof"),
         (b"nonsense", "bad-proof"),
