@@ -46,6 +46,10 @@ _SQLITE_TROUBLE = {
     sqlite3.SQLITE_CANTOPEN: "unreachable",
 }
 
+_STAYS = frozenset({"read-only", "unreachable", "input/output error"})
+"""Troubles that a connection keeps: SQLite opens a file on a read-only disk for reading only, and
+a PostgreSQL server that lost its place to another one stays a standby."""
+
 # SQLSTATE codes and classes, the longest prefix first (PostgreSQL manual, appendix A).
 _POSTGRES_TROUBLE = {
     "25006": "read-only",
@@ -242,7 +246,12 @@ def _guarded(engine: Engine) -> Iterator[Connection]:
     """A connection whose troubles are translated, and that always goes back to the pool."""
     try:
         with engine.connect() as connection:
-            yield connection
+            try:
+                yield connection
+            except sa_exc.DBAPIError as error:
+                if _trouble(error.orig) in _STAYS:
+                    connection.invalidate(error)  # the next one to try gets a new connection
+                raise
     except sa_exc.TimeoutError as error:
         raise StoreUnavailable("overloaded", str(error)) from error
     except sa_exc.DBAPIError as error:

@@ -91,9 +91,7 @@ class RegionView:
 
     def changes(self, since: int = 0) -> list[Change]:
         """Every switch that has a receipt, in the ledger's order."""
-        return [
-            _change(stored.receipt) for stored in self.ledger.read(since, kinds=[ACTIVATED])
-        ]
+        return [_change(stored.receipt) for stored in self.ledger.read(since, kinds=[ACTIVATED])]
 
     def routed(self) -> dict[str, str | None]:
         """The cluster that Envoy itself says each shard is routed to."""

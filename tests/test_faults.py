@@ -146,9 +146,7 @@ async def test_a_killed_supervisor_leaves_nothing_and_the_rollout_goes_on(fleet:
     _, alive = psutil.wait_procs(family, timeout=10)
     assert alive == []
     with running_stack(stack.home) as again:
-        handle = (await again.client()).get_workflow_handle(
-            "power-cut", result_type=RolloutResult
-        )
+        handle = (await again.client()).get_workflow_handle("power-cut", result_type=RolloutResult)
         assert (await ended(handle)).state == "completed"
         await fleet.recovered()
         assert fleet.switched(since) == SHARDS

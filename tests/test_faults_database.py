@@ -65,9 +65,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, disk: Path) -> Iterator[Flee
 async def _roll(fleet: Fleet, version: str) -> None:
     request = {"skip_gates": "no gate matters here", "overrides": QUICK}
     client = await fleet.stack.client()
-    handle = await start(
-        client, f"roll/{version}", release=fleet.digests[version], **request
-    )
+    handle = await start(client, f"roll/{version}", release=fleet.digests[version], **request)
     assert (await ended(handle)).state == "completed"
 
 
@@ -116,14 +114,11 @@ async def test_a_database_whose_disk_is_full(fleet: Fleet, disk: Path):
     def full() -> Iterator[None]:
         filler = disk / "filler"
         with contextlib.closing(sqlite3.connect(fleet.regions["eu"].database, timeout=30)) as other:
-            with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-                while True:
-                    file.write(bytes(4096))
-            # What the log still has room for must not hide that the disk has none.
+            # What the write-ahead log has room for must not hide that the disk has none.
             other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
-                while True:
-                    file.write(bytes(4096))
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
         try:
             yield
         finally:

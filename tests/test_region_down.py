@@ -12,7 +12,7 @@ pytest_plugins = ["rollout_fixtures"]
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 ALL = ("apac", "eu", "us-east")
-QUICK = {"region_down_after_seconds": 1}
+QUICK = {"region_down_after_seconds": 3}
 
 
 @pytest.fixture

@@ -149,6 +149,20 @@ def test_a_read_only_store_is_named(tmp_path: Path) -> None:
     assert trouble.value.kind == "read-only"
 
 
+def test_a_connection_that_became_read_only_is_replaced(tmp_path: Path) -> None:
+    opened = open_engine(f"sqlite:///{tmp_path / 'store.db'}")
+    with write(opened) as connection:
+        connection.execute(text("CREATE TABLE counter (n INTEGER)"))
+        connection.execute(text("INSERT INTO counter VALUES (0)"))
+    with opened.connect() as connection:  # as if the file had been opened on a read-only disk
+        connection.exec_driver_sql("PRAGMA query_only = ON")
+    with pytest.raises(StoreUnavailable, match="read-only"), write(opened) as connection:
+        connection.execute(text("UPDATE counter SET n = 1"))
+    with write(opened) as connection:
+        connection.execute(text("UPDATE counter SET n = 2"))
+    assert value(opened) == 2
+
+
 def test_a_read_only_postgresql_is_named(counter: Engine) -> None:
     if counter.dialect.name != "postgresql":
         pytest.skip("the SQLite case is above")

@@ -18,6 +18,12 @@ from models.contracts import Contract, Region, endpoint
 
 _Reply = TypeVar("_Reply")
 
+# Temporal lets a request with less than 1.5 s left time out untried, and hurries one with 2 s
+# (component.nexusoperations.minRequestTimeout): asking again would never end.
+SHORTEST_WAIT = timedelta(seconds=3)
+# Asking costs five events of a history that holds 51,200: at this pace it lasts for a month.
+LONGEST_WAIT = timedelta(minutes=5)
+
 
 class RegionUnreachable(Exception):
     """A region did not take up a request in time."""
@@ -34,7 +40,7 @@ class RegionCalls:
         self, waiting_for: list[str], down_after: timedelta, show: Callable[[], None]
     ) -> None:
         self._waiting_for = waiting_for
-        self._down_after = down_after
+        self._down_after = max(down_after, SHORTEST_WAIT)
         self._show = show
 
     async def ask(
@@ -45,10 +51,12 @@ class RegionCalls:
         *,
         summary: str,
         limit: timedelta | None = None,
+        wait: timedelta | None = None,
     ) -> _Reply:
         """One request.
 
         Args:
+            wait: how long it may take to be taken up; the configured time when absent.
             limit: how long the whole answer may take; without it, only being taken up is bounded.
 
         Raises:
@@ -60,7 +68,7 @@ class RegionCalls:
             return await client.execute_operation(
                 operation,
                 request,
-                schedule_to_start_timeout=self._down_after,
+                schedule_to_start_timeout=wait or self._down_after,
                 schedule_to_close_timeout=limit,
                 cancellation_type=NexusOperationCancellationType.TRY_CANCEL,
                 summary=summary,
@@ -87,16 +95,20 @@ class RegionCalls:
         limit: timedelta | None = None,
         patient: Callable[[], bool] = lambda: True,
     ) -> _Reply:
-        """Ask again for as long as ``patient`` says so.
+        """Ask again for as long as ``patient`` says so, each time waiting longer for an answer.
 
         Raises:
             RegionUnreachable: the region did not answer and there is no patience (any more).
             ApplicationError: the region refused.
         """
+        wait = self._down_after
         while True:
             try:
-                reply = await self.ask(region, operation, request, summary=summary, limit=limit)
+                reply = await self.ask(
+                    region, operation, request, summary=summary, limit=limit, wait=wait
+                )
             except RegionUnreachable:
+                wait = max(wait, min(2 * wait, LONGEST_WAIT))
                 if not patient():
                     self._note(region, waiting=False)
                     raise
