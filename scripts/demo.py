@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 CHAINRING = Path(sys.executable).parent / "chainring"
 OVERRIDES = {"gates.bake_seconds": 20, "gates.looks": 4, "gates.min_samples": 250}
 FIRST, GOOD, BAD = "catalog:1.0.0", "catalog:1.1.0", "catalog:1.3.0-slow-tail"
+BAD_ROLLOUT = f"rollout/{BAD.replace(':', '-')}/1"
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
@@ -151,8 +152,8 @@ def _look_further(home: Path) -> None:
         f"export CHAINRING_HOME={home}",
         "chainring status                       # where everything is, and the web UI's address",
         f"temporal workflow list --address {temporal}",
-        f"temporal workflow show --address {temporal} --workflow-id rollout/catalog-1.3.0-slow-tail/1",
-        "chainring verdict show --rollout rollout/catalog-1.3.0-slow-tail/1",
+        f"temporal workflow show --address {temporal} --workflow-id {BAD_ROLLOUT}",
+        f"chainring verdict show --rollout {BAD_ROLLOUT}",
         "chainring events",
         "chainring receipts list --ledger eu",
     ):
