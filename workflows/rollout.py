@@ -94,6 +94,7 @@ class FleetRollout(Decisions):
         claim = await steps.claim_fleet(step)
         if not claim.epoch:
             claim = await self._wait_for_fleet(journey, step, claim.holder)
+            journey.waited = True
         self.status.epoch = claim.epoch
         if not claim.epoch:
             journey.enter(RolloutState.ABORTED, "aborted before it had the fleet")
@@ -128,6 +129,8 @@ class FleetRollout(Decisions):
         await _to_its_end(self._settle(journey, end, why))
 
     async def _forward(self, journey: Journey) -> None:
+        if journey.waited:  # what was true before may not be: a release may be known bad by now
+            journey.settings = await steps.prepare_rollout(journey.request)
         plan = await self._plan_rings(journey)
         await steps.record(
             self.draft(

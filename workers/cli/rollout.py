@@ -2,16 +2,18 @@
 
 import asyncio
 import json
+import uuid
 from collections.abc import Coroutine
 from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.markup import escape
 from temporalio.client import Client, WorkflowFailureError, WorkflowUpdateFailedError
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
-from models.ids import short
+from models.ids import CONTROL_LEDGER, short
 from models.planning import Plan
+from models.receipts import Draft
 from models.rollout import (
     AbortDecision,
     Decision,
@@ -20,7 +22,10 @@ from models.rollout import (
     RolloutState,
     RolloutStatus,
 )
+from stores.control import ControlStore
+from stores.ledger import Ledger
 from stores.oci import ImageLayout, ReleaseError
+from stores.sql import open_engine
 from workers.cli.output import NEGATIVE, UNREACHABLE, USAGE, console, emit_json, emit_table, fail
 from workers.cli.watching import watch_rollout
 from workers.process import connect
@@ -159,6 +164,41 @@ def abort(
     _decide(rollout, "abort", AbortDecision(actor=actor, reason=reason, rollback=rollback))
 
 
+@app.command("known-bad")
+def known_bad(as_json: JsonOpt = False) -> None:
+    """List releases that a gate stopped; a new rollout of one is refused."""
+    found = _control_store().known_bad()
+    if as_json:
+        emit_json(found)
+    else:
+        emit_table(["release", "why"], [(short(release), why) for release, why in found.items()])
+
+
+@app.command()
+def pardon(release: ReleaseArg, actor: ActorOpt, reason: ReasonOpt) -> None:
+    """Take a release off the list of known bad ones; a receipt says who and why.
+
+    Example: chainring rollout pardon catalog:1.1.0 --actor ana --reason "the database was slow"
+    """
+    digest = ImageLayout(load_control().releases).resolve(release)
+    decision = Decision(actor=actor, reason=reason)
+    draft = Draft(
+        kind="release.pardoned",
+        actor=decision.actor,
+        subject=digest,
+        body={"release": digest, "reason": decision.reason},
+        idempotency_key=f"pardon/{digest}/{uuid.uuid4()}",
+    )
+    if not _control_store().pardon(digest, draft):
+        fail(f"{release} is not known bad", NEGATIVE)
+    console.print(f"{release} may be rolled out again")
+
+
+def _control_store() -> ControlStore:
+    engine = open_engine(load_control().database)
+    return ControlStore(engine, Ledger(engine, CONTROL_LEDGER))
+
+
 def print_plan(plan: Plan) -> None:
     """The rings, the blast radius and what the plan has to say about itself."""
     rows = [
@@ -231,7 +271,8 @@ def _run(work: Coroutine[Any, Any, _T]) -> _T:
     except WorkflowUpdateFailedError as error:
         fail(str(getattr(error.cause, "message", error.cause)), NEGATIVE)
     except RPCError as error:
-        fail(f"Temporal: {error.message}", UNREACHABLE)
+        wrong = error.status in (RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT)
+        fail(f"Temporal: {error.message}", USAGE if wrong else UNREACHABLE)
     except RuntimeError as error:
         fail(f"Temporal does not answer: {error}", UNREACHABLE)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from models.rollout import FINAL_STATES, RolloutStatus
@@ -15,6 +15,9 @@ async def watch_rollout(client: Client, rollout: str) -> RolloutStatus:
     """Print what changes until the rollout ends, and return its final status.
 
     A worker or server that restarts meanwhile is waited for.
+
+    Raises:
+        WorkflowFailureError: the workflow failed, was terminated or timed out.
     """
     handle = client.get_workflow_handle(rollout)
     said = ""
@@ -32,6 +35,8 @@ async def watch_rollout(client: Client, rollout: str) -> RolloutStatus:
             said = line
         if status.state in FINAL_STATES and status.ended is not None:
             return status
+        if (await handle.describe()).status is not WorkflowExecutionStatus.RUNNING:
+            await handle.result()  # it failed or was terminated: this raises, and says why
         await asyncio.sleep(POLL_SECONDS)
 
 
