@@ -15,7 +15,7 @@ import sqlite3
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -220,7 +220,7 @@ class Fleet:
         found = [f"the fleet is still held by {holder}" for holder in self.holders()]
         for view in self.regions.values():
             found += _wrong_rows(view, expected)
-            found += _wrong_receipts(view)
+            found += wrong_receipts(view.name, view.rows(), view.changes())
             found += _wrong_routes(view)
             found += _wrong_answers(view, self.versions)
             found += _wrong_processes(view)
@@ -339,25 +339,26 @@ def _wrong_rows(view: RegionView, expected: str | Mapping[str, str | None]) -> l
     ]
 
 
-def _wrong_receipts(view: RegionView) -> list[str]:
+def wrong_receipts(
+    region: str, rows: Mapping[str, str | None], changes: Sequence[Change]
+) -> list[str]:
     """Whether the receipts alone tell one possible story that ends with the rows."""
-    found: list[str] = []
-    changes = view.changes()
     done = Counter((change.rollout, change.epoch, change.shard) for change in changes)
-    found += [f"activated {count} times: {what}" for what, count in done.items() if count > 1]
-    running: dict[str, str | None] = dict.fromkeys(view.rows())
+    found = [f"activated {count} times: {what}" for what, count in done.items() if count > 1]
+    running: dict[str, str | None] = dict.fromkeys(rows)
     epoch = generation = 0
     for change in changes:
+        here = f"{region} {change.seq}"
         if change.previous != running[change.shard]:
-            found.append(f"{view.name} {change.seq}: {change.shard} ran another release before")
+            found.append(f"{here}: {change.shard} ran another release before")
         if change.epoch < epoch:
-            found.append(f"{view.name} {change.seq}: epoch {change.epoch} after {epoch}")
+            found.append(f"{here}: epoch {change.epoch} after {epoch}")
         if change.generation <= generation:
-            found.append(f"{view.name} {change.seq}: generation {change.generation} again")
+            found.append(f"{here}: generation {change.generation} again")
         running[change.shard] = change.release
         epoch, generation = max(epoch, change.epoch), change.generation
-    if running != view.rows():
-        found.append(f"{view.name}: receipts say {running}, rows {view.rows()}")
+    if running != rows:
+        found.append(f"{region}: receipts say {running}, rows {rows}")
     return found
 
 

@@ -300,7 +300,7 @@ async def running_plane(home: Path) -> AsyncIterator[Plane]:
         dev_server_extra_args=[
             *("--dynamic-config-value", "frontend.WorkflowTimeSkippingEnabled=true"),
             # Else a region that was silent is not asked for a minute more after it is back.
-            *("--dynamic-config-value", f'{BREAKER}={{"timeout": "1s"}}'),
+            *("--dynamic-config-value", f'{BREAKER}={{"timeout": 1}}'),
         ],
     )
     async with environment:

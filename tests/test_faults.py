@@ -13,6 +13,7 @@ from faults_harness import (
     BROKEN,
     QUICK,
     SHARDS,
+    Change,
     Fleet,
     Moment,
     ended,
@@ -20,6 +21,7 @@ from faults_harness import (
     hurt,
     lost,
     stack_processes,
+    wrong_receipts,
 )
 
 from models.rollout import AbortDecision, RolloutResult
@@ -152,3 +154,21 @@ async def test_a_killed_supervisor_leaves_nothing_and_the_rollout_goes_on(fleet:
         assert fleet.switched(since) == SHARDS
         assert fleet.violations(release) == []
         assert await fleet.left_open() == []
+
+
+def test_the_questions_have_a_no_for_each_thing_that_must_not_be():
+    def change(seq: int, epoch: int, release: str, before: str | None, generation: int) -> Change:
+        return Change(seq, "rollout/1", epoch, "eu-1", before, release, generation)
+
+    good = [change(1, 1, "a", None, 1), change(2, 2, "b", "a", 2)]
+    wrong = {
+        "activated 2 times": [*good, change(3, 2, "c", "b", 3)],
+        "epoch 1 after 2": [*good, change(3, 1, "c", "b", 3)],
+        "ran another release before": [*good, change(3, 3, "c", "a", 3)],
+        "generation 2 again": [*good, change(3, 3, "c", "b", 2)],
+        "receipts say": good[:1],
+    }
+    assert wrong_receipts("eu", {"eu-1": "b"}, good) == []
+    for word, changes in wrong.items():
+        last = "b" if word == "receipts say" else "c"
+        assert any(word in said for said in wrong_receipts("eu", {"eu-1": last}, changes)), word
