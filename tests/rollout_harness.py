@@ -101,11 +101,8 @@ class Plane:
         if code in self._workers:
             return
         region = self.regions[code]
-        client = await self.environment.connect_client(
-            namespace=code, data_converter=pydantic_data_converter
-        )
         worker = make_worker(
-            client,
+            await self.region_client(code),
             address(code, REGION_QUEUE),
             UNVERSIONED,
             deployment="region",
@@ -115,6 +112,12 @@ class Plane:
         )
         self._workers[code] = worker
         await worker.__aenter__()
+
+    async def region_client(self, code: str) -> Client:
+        """A client of the region's namespace."""
+        return await self.environment.connect_client(
+            namespace=code, data_converter=pydantic_data_converter
+        )
 
     async def down(self, code: str) -> None:
         """Let the region fall silent; nothing happens when it is silent already."""

@@ -77,8 +77,7 @@ async def test_cancelling_a_wait_for_a_region_ends_the_wait(
 
     status = await end(handle)
     assert (status.state, status.waiting_for) == (RolloutState.ABORTED, [])
-    forward = [each for each in fleet.regions["apac"].activated if each[0] != "rollback"]
-    assert forward == []
+    assert fleet.running() == {fleet.old}
 
 
 async def test_skip_goes_on_without_the_region_and_its_debt_is_paid_later(
@@ -174,8 +173,8 @@ async def test_a_region_that_is_down_from_the_start_is_planned_for_from_memory(
     assert (await end(await fleet.start(fleet.release("1.0.1")))).state == RolloutState.COMPLETED
     await plane.down("apac")
 
-    handle = await fleet.start(fleet.release("1.1.0"))
+    handle = await fleet.start(fleet.release("1.1.0"), dry_run=True)
 
-    status = await end(handle)
-    assert status.state == RolloutState.COMPLETED_WITH_DEBT
-    assert sum(len(debt.shards) for debt in status.debts) == 5
+    plan = (await handle.result()).plan
+    assert plan is not None
+    assert sum(len(ring.by_region["apac"]) for ring in plan.rings) == 5

@@ -30,6 +30,8 @@ log = logging.getLogger("chainring")
 
 DRAIN = timedelta(seconds=30)
 ACTIVITY_THREADS = 40
+STICKY = timedelta(seconds=3)
+"""How long a workflow waits for the worker that has it in memory; another one replays it then."""
 _BEHAVIORS = {
     "pinned": VersioningBehavior.PINNED,
     "auto_upgrade": VersioningBehavior.AUTO_UPGRADE,
@@ -131,6 +133,7 @@ def make_worker(
         activity_executor=ThreadPoolExecutor(ACTIVITY_THREADS, thread_name_prefix="activity"),
         max_concurrent_activities=ACTIVITY_THREADS,
         graceful_shutdown_timeout=DRAIN,
+        sticky_queue_schedule_to_start_timeout=STICKY,
         workflow_failure_exception_types=[pydantic.ValidationError],
         deployment_config=versioning,
         workflow_runner=sandbox(),

@@ -1,5 +1,6 @@
 """Calls across the border, with the configured answer to a region that is down."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -64,8 +65,8 @@ class RegionCalls:
             ApplicationError: the region refused; its words and error type.
         """
         client = workflow.create_nexus_client(service=Region, endpoint=endpoint(region))
-        try:
-            return await client.execute_operation(
+        starting = asyncio.create_task(
+            client.start_operation(
                 operation,
                 request,
                 schedule_to_start_timeout=wait or self._down_after,
@@ -73,6 +74,9 @@ class RegionCalls:
                 cancellation_type=NexusOperationCancellationType.TRY_CANCEL,
                 summary=summary,
             )
+        )
+        try:
+            return await (await _started(starting))
         except NexusOperationError as error:
             if is_cancelled_exception(error):
                 raise
@@ -125,6 +129,27 @@ class RegionCalls:
         else:
             self._waiting_for.remove(region)
         self._show()
+
+
+async def _started(
+    starting: "asyncio.Task[workflow.NexusOperationHandle[_Reply]]",
+) -> "workflow.NexusOperationHandle[_Reply]":
+    """Wait until a region has taken up a request.
+
+    Whoever stops waiting leaves the request to itself until then: the SDK (1.35) fails every
+    further workflow task when an operation starts that was cancelled before (seen with a region
+    that came back).
+    """
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        starting.add_done_callback(_cancel_once_started)
+        raise
+
+
+def _cancel_once_started(starting: "asyncio.Task[workflow.NexusOperationHandle[Any]]") -> None:
+    if not starting.cancelled() and starting.exception() is None:
+        starting.result().cancel()
 
 
 def root_cause(error: BaseException) -> BaseException:

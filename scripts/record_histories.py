@@ -1,0 +1,148 @@
+"""Record histories of real rollouts for tests/test_replay.py.
+
+    .venv/bin/python scripts/record_histories.py
+
+Run it when a workflow was changed on purpose and no rollout of the old code runs any more; until
+then, guard the change with ``workflow.patched`` and keep the recorded histories as they are.
+"""
+
+import asyncio
+import json
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from rollout_harness import (
+    REGIONS,
+    Fleet,
+    Handle,
+    Plane,
+    decide,
+    end,
+    eventually,
+    only_waits_for,
+    running_plane,
+    until,
+)
+
+HISTORIES = ROOT / "tests" / "histories"
+Scenario = Callable[[Plane, Fleet], Awaitable[dict[str, Any]]]
+
+
+async def completed(plane: Plane, fleet: Fleet) -> dict[str, Any]:
+    """Two rings pass; the region's side of it too."""
+    handle = await fleet.start(fleet.release("1.1.0"), overrides={"gates.bake_seconds": 1})
+    await end(handle)
+    return {"completed": handle, **await _region_side(plane, handle, "stage/{}/e1", "retire/{}/e1")}
+
+
+async def steered(plane: Plane, fleet: Fleet) -> dict[str, Any]:
+    """Every kind of decision on the way through."""
+    release = fleet.release("1.1.0")
+    fleet.traffic(release, "quiet")
+    fleet.regions["eu"].hold("stage")
+    handle = await fleet.start(release)
+    await until(handle, "staging")
+    await decide(handle, "pause")
+    fleet.regions["eu"].let_go()
+    await until(handle, "paused")
+    await decide(handle, "resume")
+    await until(handle, "holding", ring="canary")
+    await decide(handle, "retry_gate")
+    await eventually(lambda: fleet.kinds(handle).count("gate.verdict") == 2)
+    await until(handle, "holding", ring="canary")
+    await decide(handle, "promote")
+    await until(handle, "holding", ring="100%")
+    await decide(handle, "abort", rollback=False)
+    await end(handle)
+    return {"steered": handle, **await _region_side(plane, handle, "ring/{}/e1/canary")}
+
+
+async def rolled_back(plane: Plane, fleet: Fleet) -> dict[str, Any]:
+    """A gate fails."""
+    release = fleet.release("1.1.0")
+    fleet.traffic(release, "errors")
+    handle = await fleet.start(release)
+    await end(handle)
+    return {"rolled-back": handle, **await _region_side(plane, handle, "rollback/{}/e2")}
+
+
+async def cancelled(plane: Plane, fleet: Fleet) -> dict[str, Any]:
+    """A region is down, the rollout is cancelled, and the region comes back."""
+    fleet.configure(REGIONS, region_down_after_seconds=3)
+    fleet.regions["eu"].hold("stage")
+    handle = await fleet.start(fleet.release("1.1.0"))
+    await until(handle, "staging")
+    await only_waits_for(handle, "eu")
+    await plane.down("apac")
+    fleet.regions["eu"].let_go()
+    await until(handle, "activating", waiting_for=["apac"])
+    await handle.cancel()
+    await until(handle, "rolling back", waiting_for=["apac"])
+    await plane.up("apac")
+    await end(handle)
+    return {"cancelled": handle}
+
+
+async def skipped(plane: Plane, fleet: Fleet) -> dict[str, Any]:
+    """A region is down and its part becomes a debt, which is paid."""
+    fleet.configure(REGIONS, region_down="skip", region_down_after_seconds=3)
+    fleet.regions["eu"].hold("stage")
+    handle = await fleet.start(fleet.release("1.1.0"))
+    await until(handle, "staging")
+    await only_waits_for(handle, "eu")
+    await plane.down("apac")
+    fleet.regions["eu"].let_go()
+    await end(handle)
+    await plane.up("apac")
+    debt = plane.client.get_workflow_handle(f"debt/{handle.id}/apac")
+    await debt.result()
+    return {"skipped": handle, "debt": debt}
+
+
+async def waited(plane: Plane, fleet: Fleet) -> dict[str, Any]:
+    """Two rollouts at once: the second supersedes the first."""
+    first = await fleet.start(fleet.release("1.1.0"), overrides={"gates.bake_seconds": 600})
+    await until(first, "baking")
+    second = await fleet.start(fleet.release("1.2.0"), when_busy="supersede")
+    await end(first)
+    await end(second)
+    return {"superseded": first, "waited": second}
+
+
+SCENARIOS: list[Scenario] = [completed, steered, rolled_back, cancelled, skipped, waited]
+
+
+async def _region_side(plane: Plane, handle: Handle, *ids: str) -> dict[str, Any]:
+    """The workflows of region eu that did a rollout's steps."""
+    client = await plane.region_client("eu")
+    return {
+        f"region-{each.split('/')[0]}": client.get_workflow_handle(each.format(handle.id))
+        for each in ids
+    }
+
+
+def _compact(text: str) -> str:
+    return json.dumps(json.loads(text), separators=(",", ":")) + "\n"
+
+
+async def main() -> None:
+    HISTORIES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as home:
+        async with running_plane(Path(home)) as plane:
+            for scenario in SCENARIOS:
+                fleet = Fleet(plane)
+                for name, handle in (await scenario(plane, fleet)).items():
+                    history = await handle.fetch_history()
+                    (HISTORIES / f"{name}.json").write_text(_compact(history.to_json()))
+                    print(f"{name}: {len(history.events)} events")
+                await fleet.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
