@@ -51,7 +51,7 @@ HEARTBEAT = timedelta(seconds=15)
 FOREVER = timedelta(days=365)
 
 
-async def _run(
+async def run_step(
     name: str,
     argument: Any,
     result: type[_Result],
@@ -60,6 +60,7 @@ async def _run(
     limit: timedelta = SHORT,
     heartbeat: timedelta | None = None,
 ) -> _Result:
+    """Run an activity by name until it answers or refuses; ``summary`` is its label in the UI."""
     answer: _Result = await workflow.execute_activity(
         name,
         argument,
@@ -75,68 +76,70 @@ async def _run(
 async def prepare_rollout(request: RolloutRequest) -> RolloutSettings:
     """Fix the configuration for this rollout: a later change of the file does not reach it."""
     summary = f"configuration for {short(request.release)}"
-    return await _run("prepare_rollout", request, RolloutSettings, summary)
+    return await run_step("prepare_rollout", request, RolloutSettings, summary)
 
 
 async def claim_fleet(step: ClaimFleet) -> Claim:
     """Ask once for the fleet; an epoch of 0 in the answer means that somebody else has it."""
-    return await _run("claim_fleet", step, Claim, f"take fleet {step.fleet}")
+    return await run_step("claim_fleet", step, Claim, f"take fleet {step.fleet}")
 
 
 async def wait_for_fleet(step: ClaimFleet, holder: str) -> Claim:
     """Wait without limit until ``holder`` has ended; cancel the step to give up."""
     summary = f"wait for {holder}"
-    return await _run("wait_for_fleet", step, Claim, summary, limit=FOREVER, heartbeat=HEARTBEAT)
+    return await run_step(
+        "wait_for_fleet", step, Claim, summary, limit=FOREVER, heartbeat=HEARTBEAT
+    )
 
 
 async def advance_epoch(step: AdvanceEpoch) -> Claim:
     """Raise the epoch, so that whatever the phase before left under way is refused."""
-    return await _run("advance_epoch", step, Claim, f"fence for {step.phase}")
+    return await run_step("advance_epoch", step, Claim, f"fence for {step.phase}")
 
 
 async def free_fleet(step: FreeFleet) -> None:
     """The last step of a rollout: others wait for it."""
-    await _run("free_fleet", step, type(None), f"give back fleet {step.fleet}")
+    await run_step("free_fleet", step, type(None), f"give back fleet {step.fleet}")
 
 
 async def keep_catalog(catalog: CatalogReply) -> int:
     """Keep a catalog for the plan, also while its region is down; returns its shards' number."""
     summary = f"catalog of {catalog.region}: {len(catalog.shards)} shards"
-    return await _run("keep_catalog", KeepCatalog(catalog=catalog), int, summary)
+    return await run_step("keep_catalog", KeepCatalog(catalog=catalog), int, summary)
 
 
 async def plan_rings(settings: RolloutSettings) -> Plan:
     """Plan over the catalogs as kept last, those of unreachable regions included."""
     summary = f"plan rings for {settings.name} {settings.version}"
-    return await _run("plan_rings", PlanRings(settings=settings), Plan, summary)
+    return await run_step("plan_rings", PlanRings(settings=settings), Plan, summary)
 
 
 async def check_calendar(ring: str, step: AskCalendar) -> CalendarAnswer:
     """Ask the calendar of this moment, not the one the rollout began with."""
-    return await _run("check_calendar", step, CalendarAnswer, f"may ring {ring} start now?")
+    return await run_step("check_calendar", step, CalendarAnswer, f"may ring {ring} start now?")
 
 
 async def judge_gate(evidence: Evidence) -> Verdict:
     """The verdict on this evidence; a step only because SciPy is slow to import in the sandbox."""
     summary = f"gate {evidence.ring}, look {evidence.look} of {evidence.looks}"
-    return await _run("judge_gate", evidence, Verdict, summary)
+    return await run_step("judge_gate", evidence, Verdict, summary)
 
 
 async def record(*drafts: Draft) -> list[int]:
     """Append to the control ledger, all or none; returns sequence numbers once they are durable."""
     summary = ", ".join(sorted({draft.kind for draft in drafts}))
-    return await _run("record", list(drafts), list[int], f"receipt: {summary}")
+    return await run_step("record", list(drafts), list[int], f"receipt: {summary}")
 
 
 async def condemn_release(step: Condemn) -> None:
     """No later rollout takes this release without a reason to (``accept_known_bad``)."""
-    await _run("condemn_release", step, type(None), f"{short(step.release)} is known bad")
+    await run_step("condemn_release", step, type(None), f"{short(step.release)} is known bad")
 
 
 async def stage_release(request: StageRequest) -> StageReply:
     """Region: start a release without traffic, and wait until it is healthy or has failed."""
     summary = f"stage {short(request.release)}"
-    return await _run(
+    return await run_step(
         "stage_release", request, StageReply, summary, limit=STAGING, heartbeat=HEARTBEAT
     )
 
@@ -144,26 +147,26 @@ async def stage_release(request: StageRequest) -> StageReply:
 async def activate_shard(step: ActivateShard) -> ShardActivation:
     """Region: returns when the gateway routes the shard's tenants to the release."""
     summary = f"{step.shard} to {short(step.release)}"
-    return await _run("activate_shard", step, ShardActivation, summary)
+    return await run_step("activate_shard", step, ShardActivation, summary)
 
 
 async def plan_rollback(request: RollbackRequest) -> list[ShardMove]:
     """Region: fences the forward epoch before it reads where the shards come from."""
     summary = f"where {len(request.shards)} shard(s) go back to"
-    return await _run("plan_rollback", request, list[ShardMove], summary)
+    return await run_step("plan_rollback", request, list[ShardMove], summary)
 
 
 async def idle_releases(request: RetireRequest) -> list[str]:
     """Region: releases to drain, read once every shard of the rollout has its place."""
-    return await _run("idle_releases", request, list[str], "releases no shard runs")
+    return await run_step("idle_releases", request, list[str], "releases no shard runs")
 
 
 async def drain_release(step: DrainRelease) -> None:
     """Region: returns when the process has answered what it held and has ended."""
     summary = f"drain {short(step.release)}"
-    await _run("drain_release", step, type(None), summary, limit=STAGING, heartbeat=HEARTBEAT)
+    await run_step("drain_release", step, type(None), summary, limit=STAGING, heartbeat=HEARTBEAT)
 
 
 async def settle_region(request: RetireRequest) -> None:
     """Region: tenants may move between shards again, and the ledger's head is signed."""
-    await _run("settle_region", request, type(None), "tenants may move; sign the ledger's head")
+    await run_step("settle_region", request, type(None), "tenants may move; sign the ledger's head")
