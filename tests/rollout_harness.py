@@ -33,6 +33,7 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from activities.control import ControlActivities
+from activities.overrides import OverrideActivities
 from models.addresses import TemporalAddress, WorkerAddress
 from models.contracts import endpoint
 from models.ids import CONTROL_LEDGER
@@ -43,6 +44,7 @@ from stores.control import ControlStore
 from stores.keys import ensure_key
 from stores.ledger import Ledger
 from stores.oci import ImageLayout
+from stores.overrides import OverrideStore
 from stores.sql import create_all, open_engine
 from workers.control import CONTROL_WORKFLOWS
 from workers.nexus_region import RegionService
@@ -71,6 +73,7 @@ class Plane:
         create_all(self.engine)
         self.ledger = Ledger(self.engine, CONTROL_LEDGER)
         self.store = ControlStore(self.engine, self.ledger)
+        self.overrides = OverrideStore(self.engine, self.ledger)
         self.layout = ImageLayout(home / "releases")
         self.config = home / "config.toml"
         self.regions = {code: FakeRegion(code) for code in REGIONS}
@@ -93,7 +96,7 @@ class Plane:
             UNVERSIONED,
             deployment="control",
             workflows=CONTROL_WORKFLOWS,
-            activities=activities_of(activities),
+            activities=activities_of(activities, OverrideActivities(self.overrides)),
         )
 
     async def up(self, code: str) -> None:

@@ -1,6 +1,7 @@
 """The control worker: rollouts, the lease, the plan, the judgement. `python -m workers control`."""
 
 from activities.control import ControlActivities
+from activities.overrides import OverrideActivities
 from models.addresses import ControlAddresses
 from models.ids import CONTROL_LEDGER
 from stores.checkpoints import Notary
@@ -8,28 +9,37 @@ from stores.control import ControlStore
 from stores.keys import load_key
 from stores.ledger import Ledger
 from stores.oci import ImageLayout
+from stores.overrides import OverrideStore
 from stores.sql import create_all, open_engine
 from workers.process import activities_of, connect, make_worker, serve
 from workers.settings import load_control
+from workflows.break_glass import BreakGlass
 from workflows.debt import SettleDebt
 from workflows.rollout import FleetRollout
 
 DEPLOYMENT = "chainring-control"
-CONTROL_WORKFLOWS = [FleetRollout, SettleDebt]
+CONTROL_WORKFLOWS = [FleetRollout, SettleDebt, BreakGlass]
 
 
-def control_activities(addresses: ControlAddresses) -> ControlActivities:
-    """The control plane's activities over its own database, keys and release store."""
-    engine = open_engine(addresses.database)
-    create_all(engine)
-    ledger = Ledger(engine, CONTROL_LEDGER)
-    return ControlActivities(
-        store=ControlStore(engine, ledger),
-        ledger=ledger,
-        layout=ImageLayout(addresses.releases),
-        config=addresses.config,
-        notary=Notary(ledger, load_key(addresses.signing_key)),
-    )
+class ControlParts:
+    """The control plane's stores and activities, wired from its addresses alone."""
+
+    def __init__(self, addresses: ControlAddresses) -> None:
+        engine = open_engine(addresses.database)
+        create_all(engine)
+        self.ledger = Ledger(engine, CONTROL_LEDGER)
+        self.overrides = OverrideStore(engine, self.ledger)
+        self.activities = ControlActivities(
+            store=ControlStore(engine, self.ledger),
+            ledger=self.ledger,
+            layout=ImageLayout(addresses.releases),
+            config=addresses.config,
+            notary=Notary(self.ledger, load_key(addresses.signing_key)),
+        )
+
+    def holders(self) -> list[object]:
+        """Every object whose methods are activities of the control worker."""
+        return [self.activities, OverrideActivities(self.overrides)]
 
 
 async def run_control() -> int:
@@ -46,6 +56,6 @@ async def run_control() -> int:
         addresses.worker,
         deployment=DEPLOYMENT,
         workflows=CONTROL_WORKFLOWS,
-        activities=activities_of(control_activities(addresses)),
+        activities=activities_of(*ControlParts(addresses).holders()),
     )
     return await serve("control worker", client, addresses.worker, worker, DEPLOYMENT)

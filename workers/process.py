@@ -88,9 +88,11 @@ def _tracing(endpoint: str | None) -> list[Interceptor]:
     return [TracingInterceptor(provider.get_tracer("chainring"))]
 
 
-def activities_of(holder: object) -> list[Callable[..., Any]]:
-    """The methods of ``holder`` that are activities."""
-    methods = (method for _, method in inspect.getmembers(holder, inspect.ismethod))
+def activities_of(*holders: object) -> list[Callable[..., Any]]:
+    """The methods of ``holders`` that are activities."""
+    methods = (
+        method for holder in holders for _, method in inspect.getmembers(holder, inspect.ismethod)
+    )
     return [method for method in methods if hasattr(method, "__temporal_activity_definition")]
 
 
