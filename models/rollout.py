@@ -78,6 +78,20 @@ class AbortDecision(Decision):
     rollback: bool = True
 
 
+class DecisionAnswer(_Message):
+    """What an update answers once its receipt is durable: short enough for a terminal.
+
+    The query ``status`` has the whole of it.
+    """
+
+    rollout: str
+    decided: str
+    actor: str
+    ring: str
+    state: str = Field(description="when the decision was recorded; it takes effect after that")
+    then: str = Field(description="what happens now")
+
+
 class RolloutState(StrEnum):
     """Where a rollout is, in the words of the search attribute ``ChainringState``."""
 

@@ -1,6 +1,6 @@
 """Record histories of real rollouts for tests/test_replay.py.
 
-    .venv/bin/python scripts/record_histories.py
+    .venv/bin/python scripts/record_histories.py [SCENARIO ...]
 
 Run it when a workflow was changed on purpose and no rollout of the old code runs any more; until
 then, guard the change with ``workflow.patched`` and keep the recorded histories as they are.
@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from rollout_harness import (
+    CONTROL_QUEUE,
     REGIONS,
     Fleet,
     Handle,
@@ -115,7 +116,24 @@ async def waited(plane: Plane, fleet: Fleet) -> dict[str, Any]:
     return {"superseded": first, "waited": second}
 
 
-SCENARIOS: list[Scenario] = [completed, steered, rolled_back, cancelled, skipped, waited]
+async def broken_glass(plane: Plane, fleet: Fleet) -> dict[str, Any]:
+    """Opened, approved, and taken back."""
+    handle = await plane.client.start_workflow(
+        "BreakGlass",
+        {"release": fleet.old, "actor": "ana", "reason": "recorded"},
+        id=f"breakglass/{fleet.name}/1",
+        task_queue=CONTROL_QUEUE,
+    )
+    for update, actor in (("approve", "ben"), ("revoke", "ana")):
+        await handle.execute_update(update, {"actor": actor, "reason": "recorded"})
+    await handle.result()
+    return {"break-glass": handle}
+
+
+SCENARIOS: list[Scenario] = [
+    *(completed, steered, rolled_back, cancelled, skipped, waited),
+    broken_glass,
+]
 
 
 async def _region_side(plane: Plane, handle: Handle, *ids: str) -> dict[str, Any]:
@@ -136,6 +154,8 @@ async def main() -> None:
     with tempfile.TemporaryDirectory() as home:
         async with running_plane(Path(home)) as plane:
             for scenario in SCENARIOS:
+                if sys.argv[1:] and scenario.__name__ not in sys.argv[1:]:
+                    continue
                 fleet = Fleet(plane)
                 for name, handle in (await scenario(plane, fleet)).items():
                     history = await handle.fetch_history()

@@ -38,7 +38,13 @@ from models.addresses import TemporalAddress, WorkerAddress
 from models.contracts import endpoint
 from models.ids import CONTROL_LEDGER
 from models.receipts import Receipt
-from models.rollout import FINAL_STATES, RolloutRequest, RolloutResult, RolloutStatus
+from models.rollout import (
+    FINAL_STATES,
+    DecisionAnswer,
+    RolloutRequest,
+    RolloutResult,
+    RolloutStatus,
+)
 from stores.checkpoints import Notary
 from stores.control import ControlStore
 from stores.keys import ensure_key
@@ -254,10 +260,10 @@ async def eventually(holds: Callable[[], bool], seconds: float = 20) -> None:
         await asyncio.sleep(0.02)
 
 
-async def decide(handle: Handle, what: str, *, actor: str = "ana", **fields: Any) -> RolloutStatus:
+async def decide(handle: Handle, what: str, *, actor: str = "ana", **fields: Any) -> DecisionAnswer:
     """Take a decision about a rollout."""
     decision = {"actor": actor, "reason": f"to {what}", **fields}
-    made: RolloutStatus = await handle.execute_update(what, decision, result_type=RolloutStatus)
+    made: DecisionAnswer = await handle.execute_update(what, decision, result_type=DecisionAnswer)
     return made
 
 

@@ -235,3 +235,13 @@ async def test_no_decision_is_taken_that_the_ending_rollout_would_not_heed(fleet
 
     fleet.regions["eu"].let_go()
     assert (await end(handle)).state == RolloutState.COMPLETED
+
+
+async def test_a_decision_answers_in_a_few_words(fleet: Fleet) -> None:
+    handle = await fleet.start(fleet.release("1.1.0"), overrides=LONG)
+    await until(handle, "baking", ring="canary")
+
+    answer = await decide(handle, "promote", actor="ben")
+
+    assert (answer.decided, answer.actor, answer.ring) == ("promoted", "ben", "canary")
+    assert answer.then == "the rest of this ring's bake is skipped"

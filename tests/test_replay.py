@@ -12,9 +12,9 @@ from temporalio import workflow
 from temporalio.client import WorkflowHistory
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner, WorkflowRunner
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from workers.control import CONTROL_WORKFLOWS
+from workers.process import sandbox
 from workflows.region import REGION_WORKFLOWS
 from workflows.rings import stage_everywhere
 
@@ -34,7 +34,7 @@ def _workflow_type(history: WorkflowHistory) -> str:
 async def _replay(path: Path, runner: WorkflowRunner | None = None) -> Exception | None:
     replayer = Replayer(
         workflows=[*CONTROL_WORKFLOWS, *REGION_WORKFLOWS],
-        workflow_runner=runner or SandboxedWorkflowRunner(),
+        workflow_runner=runner or sandbox(),
         data_converter=pydantic_data_converter,
         workflow_failure_exception_types=[pydantic.ValidationError],
     )

@@ -16,6 +16,7 @@ from models.rollout import (
     FINAL_STATES,
     AbortDecision,
     Decision,
+    DecisionAnswer,
     DecisionMade,
     RolloutState,
     RolloutStatus,
@@ -73,11 +74,12 @@ class Decisions:
         self.superseded_by = by
 
     @workflow.update
-    async def pause(self, decision: Decision) -> RolloutStatus:
+    async def pause(self, decision: Decision) -> DecisionAnswer:
         """Start no further ring; a gate that fails still rolls back."""
         await self._record("paused", decision)
         self.paused = True
-        return self.status
+        then = "no further ring starts until resumed; a gate that fails still rolls back"
+        return self._answer("paused", decision, then)
 
     @pause.validator
     def _may_pause(self, decision: Decision) -> None:
@@ -86,11 +88,11 @@ class Decisions:
             raise ApplicationError("the rollout is paused already")
 
     @workflow.update
-    async def resume(self, decision: Decision) -> RolloutStatus:
+    async def resume(self, decision: Decision) -> DecisionAnswer:
         """Go on after a pause."""
         await self._record("resumed", decision)
         self.paused = False
-        return self.status
+        return self._answer("resumed", decision, "the next ring may start")
 
     @resume.validator
     def _may_resume(self, decision: Decision) -> None:
@@ -99,51 +101,63 @@ class Decisions:
             raise ApplicationError("the rollout is not paused")
 
     @workflow.update
-    async def promote(self, decision: Decision) -> RolloutStatus:
+    async def promote(self, decision: Decision) -> DecisionAnswer:
         """Skip the rest of this ring's bake, or let a held gate pass."""
         ring = self.status.ring
         await self._record("promoted", decision)
         self._promoted_ring = ring
-        return self.status
+        return self._answer("promoted", decision, "the rest of this ring's bake is skipped")
 
     @promote.validator
     def _may_promote(self, decision: Decision) -> None:
         self._must_be(RolloutState.BAKING, RolloutState.HOLDING)
 
     @workflow.update
-    async def retry_gate(self, decision: Decision) -> RolloutStatus:
+    async def retry_gate(self, decision: Decision) -> DecisionAnswer:
         """Bake this ring again from the start, after a gate that gave no answer."""
         ring = self.status.ring
         await self._record("gate retried", decision)
         self._retried_ring = ring
-        return self.status
+        return self._answer("gate retried", decision, "the ring bakes again from the start")
 
     @retry_gate.validator
     def _may_retry_gate(self, decision: Decision) -> None:
         self._must_be(RolloutState.HOLDING)
 
     @workflow.update
-    async def override_freeze(self, decision: Decision) -> RolloutStatus:
+    async def override_freeze(self, decision: Decision) -> DecisionAnswer:
         """Let this ring start although the calendar forbids it."""
         ring = self.status.ring
         await self._record("freeze overridden", decision)
         self._freeze_overridden_ring = ring
-        return self.status
+        then = "this ring may start in the freeze window"
+        return self._answer("freeze overridden", decision, then)
 
     @override_freeze.validator
     def _may_override_freeze(self, decision: Decision) -> None:
         self._must_be(RolloutState.FROZEN)
 
     @workflow.update
-    async def abort(self, decision: AbortDecision) -> RolloutStatus:
+    async def abort(self, decision: AbortDecision) -> DecisionAnswer:
         """Stop for good, with or without rollback."""
         await self._record("aborted", decision)
         self.aborted = decision
-        return self.status
+        then = "changed shards go back" if decision.rollback else "changed shards stay as they are"
+        return self._answer("aborted", decision, then)
 
     @abort.validator
     def _may_abort(self, decision: AbortDecision) -> None:
         self._must_run()
+
+    def _answer(self, what: str, decision: Decision, then: str) -> DecisionAnswer:
+        return DecisionAnswer(
+            rollout=self.status.rollout,
+            decided=what,
+            actor=decision.actor,
+            ring=self.status.ring,
+            state=self.status.state,
+            then=then,
+        )
 
     async def _record(self, what: str, decision: Decision) -> None:
         self._being_recorded += 1

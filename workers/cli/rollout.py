@@ -17,6 +17,7 @@ from models.receipts import Draft
 from models.rollout import (
     AbortDecision,
     Decision,
+    DecisionAnswer,
     RolloutRequest,
     RolloutResult,
     RolloutState,
@@ -344,14 +345,16 @@ async def _list() -> list[dict[str, str]]:
 
 
 def _decide(rollout: str, update: str, decision: Decision) -> None:
-    status = _run(_update(rollout, update, decision))
-    console.print(f"{rollout}: {update.replace('_', ' ')}, recorded; now {status.state}")
+    answer = _run(_update(rollout, update, decision))
+    console.print(f"{rollout}: {answer.decided}, recorded: {answer.then}", highlight=False)
 
 
-async def _update(rollout: str, update: str, decision: Decision) -> RolloutStatus:
+async def _update(rollout: str, update: str, decision: Decision) -> DecisionAnswer:
     handle = (await _connect()).get_workflow_handle(rollout)
-    status: RolloutStatus = await handle.execute_update(update, decision, result_type=RolloutStatus)
-    return status
+    answer: DecisionAnswer = await handle.execute_update(
+        update, decision, result_type=DecisionAnswer
+    )
+    return answer
 
 
 def _finish(status: RolloutStatus) -> None:
