@@ -40,6 +40,7 @@ from models.config_sections import (
     Tenants,
     default_regions,
 )
+from models.config_supply import AuditTrail, DeploymentVerification, Provenance, Sbom, Signing
 from models.gate_policy import GatePolicy
 
 OVERRIDABLE = ("rollout", "gates")
@@ -74,6 +75,11 @@ class Config(Section):
     regions: Regions = Field(default_factory=default_regions)
     enforcement: Enforcement = Enforcement()
     failover: Failover = Failover()
+    sbom: Sbom = Sbom()
+    signing: Signing = Signing()
+    provenance: Provenance = Provenance()
+    deployment_verification: DeploymentVerification = DeploymentVerification()
+    audit_trail: AuditTrail = AuditTrail()
 
     def gate_policy(self) -> GatePolicy:
         """The policy of every ring's gate: [gates], with what [rollout] says of it.

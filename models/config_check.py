@@ -41,6 +41,25 @@ ENFORCED: dict[str, str] = {
     "enforcement.per_region_isolation": "a region's processes hold that region's keys alone",
     "failover.independent_regions": "no step of a rollout needs two regions to agree",
     "failover.no_global_consensus": "each region has a ledger and an order of its own",
+    "sbom.format": "the format of SBOMs that builds write and verification reads",
+    "sbom.vulnerability_databases": "a verdict needs each of them, loaded and fresh",
+    "sbom.block_critical_cves": "no verification policy can let a critical finding pass",
+    "sbom.archive_with_image": "the SBOM is a referrer of the release in its registry",
+    "signing.provider": "signatures have the form that cosign writes and verifies",
+    "provenance.format": "the format of provenance that builds write and verification reads",
+    "provenance.include_git_commit": "provenance without a commit is refused",
+    "provenance.include_test_results": "a release without test results is refused",
+    "provenance.include_builder_id": "a builder that the policy does not name is refused",
+    "provenance.store_in_registry": "provenance is a referrer of the release in its registry",
+    "deployment_verification.verify_image_signature": "before a rollout and before each ring",
+    "deployment_verification.validate_sbom": "before a rollout and before each ring",
+    "deployment_verification.validate_provenance": "before a rollout and before each ring",
+    "deployment_verification.fail_on_verification_error": "an error is never taken for a pass",
+    "deployment_verification.follow_up": "what follows when a release that runs is refused",
+    "audit_trail.immutable_receipts": "a receipt's bytes are written once and hashed",
+    "audit_trail.receipt_chain_enabled": "each receipt names the hash of the one before it",
+    "audit_trail.forensics_enabled": "`chainring forensics` answers from the receipts",
+    "audit_trail.retention_years": "no command removes a receipt or archived evidence at all",
 }
 """Keys that are acted on, and by what. A section's name stands for all of its keys."""
 
@@ -56,6 +75,9 @@ NOT_ENFORCED: dict[str, str] = {
     "enforcement.access_origin_validation": "the origin of a request is not looked at yet",
     "failover.recovery_chain_validation": "a region that comes back is not made to verify its "
     "chain first; `chainring receipts verify` does",
+    "signing.oidc_provider": "the issuers that count are those of the verification policy",
+    "signing.key_rotation_days": "a key counts for as long as the trust root says",
+    "audit_trail.store": "receipts are in the ledgers' own databases, whatever is said here",
 }
 """Keys that are accepted and checked in form, but that nothing acts on yet, and what is missing."""
 
