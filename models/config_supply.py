@@ -29,7 +29,9 @@ class Sbom(Section):
     """The list of what a release is made of, and what is known against its parts."""
 
     format: Literal["cyclonedx"] = "cyclonedx"
-    vulnerability_databases: Annotated[list[str], AfterValidator(_known_feeds)] = list(FEEDS)
+    vulnerability_databases: Annotated[list[str], AfterValidator(_known_feeds)] = Field(
+        default=list(FEEDS), description="what a verdict needs, loaded and fresh"
+    )
     block_critical_cves: Always = True
     archive_with_image: Always = True
 
