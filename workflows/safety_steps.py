@@ -2,7 +2,8 @@
 
 from models.break_glass import EndOverride, Override
 from models.ids import short
-from workflows.steps import run_step
+from models.incident import Deployed, OpenIncident, Proposal, RejudgeSettings, StopRollout
+from workflows.steps import NOTHING, run_step
 
 
 async def grant_override(override: Override) -> Override:
@@ -14,3 +15,29 @@ async def grant_override(override: Override) -> Override:
 async def end_override(step: EndOverride) -> None:
     """From now on the override counts no more."""
     await run_step("end_override", step, type(None), f"break-glass {step.state}")
+
+
+async def prepare_rejudge() -> RejudgeSettings:
+    """What the configuration of this moment says about releases that run."""
+    return await run_step("prepare_rejudge", NOTHING, RejudgeSettings, "configuration")
+
+
+async def deployed_releases(settings: RejudgeSettings) -> list[Deployed]:
+    """What runs, by the catalogs that were kept last, and what a rollout is bringing."""
+    return await run_step("deployed_releases", settings, list[Deployed], "what runs where")
+
+
+async def earlier_releases(release: str) -> list[Proposal]:
+    """What could be gone back to, newest first; not judged yet."""
+    summary = f"what ran before {short(release)}"
+    return await run_step("earlier_releases", release, list[Proposal], summary)
+
+
+async def open_incidents() -> list[OpenIncident]:
+    """Incidents that nobody has closed."""
+    return await run_step("open_incidents", NOTHING, list[OpenIncident], "open incidents")
+
+
+async def stop_rollout(step: StopRollout) -> bool:
+    """Whether the rollout was stopped now; one that has ended needs no stopping."""
+    return await run_step("stop_rollout", step, bool, f"stop {step.rollout}")

@@ -1,15 +1,12 @@
 """`chainring rollout`: the operator's path, the same that `temporal workflow` commands take."""
 
-import asyncio
 import json
 import uuid
-from collections.abc import Coroutine
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from temporalio.client import Client, WorkflowFailureError, WorkflowUpdateFailedError
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.client import Client
 
 from models.ids import CONTROL_LEDGER, short
 from models.planning import Plan
@@ -27,14 +24,13 @@ from stores.control import ControlStore
 from stores.ledger import Ledger
 from stores.oci import ImageLayout, ReleaseError
 from stores.sql import open_engine
-from workers.cli.output import NEGATIVE, UNREACHABLE, USAGE, console, emit_json, emit_table, fail
+from workers.cli.output import NEGATIVE, USAGE, console, emit_json, emit_table, fail
+from workers.cli.temporal import control_client, next_id, run
 from workers.cli.watching import watch_rollout
-from workers.process import connect
 from workers.settings import load_control
 
 app = typer.Typer(help="Plan, start, watch and steer rollouts.", no_args_is_help=True)
 
-_T = TypeVar("_T")
 _GOOD = {RolloutState.COMPLETED, RolloutState.COMPLETED_WITH_DEBT}
 
 ReleaseArg = Annotated[str, typer.Argument(help="name:version or sha256:... digest")]
@@ -54,7 +50,7 @@ def plan(release: ReleaseArg, overrides: SetOpt = None, as_json: JsonOpt = False
     Example: chainring rollout plan catalog:1.1.0
     """
     request = _request(release, overrides, dry_run=True)
-    result = _run(_execute(request, "plan"))
+    result = run(_execute(request, "plan"))
     assert result.plan is not None
     if as_json:
         emit_json(result.plan.model_dump(mode="json"))
@@ -92,22 +88,22 @@ def start(
         accept_known_bad=accept_known_bad,
         skip_gates=skip_gates,
     )
-    workflow_id = _run(_start(request))
+    workflow_id = run(_start(request))
     console.print(f"started [bold]{workflow_id}[/bold]")
     if wait:
-        _finish(_run(_watch(workflow_id)))
+        _finish(run(_watch(workflow_id)))
 
 
 @app.command()
 def watch(rollout: RolloutArg) -> None:
     """Follow a rollout until it ends."""
-    _finish(_run(_watch(rollout)))
+    _finish(run(_watch(rollout)))
 
 
 @app.command()
 def status(rollout: RolloutArg, as_json: JsonOpt = False) -> None:
     """Show where a rollout is."""
-    found = _run(_query(rollout))
+    found = run(_query(rollout))
     if as_json:
         emit_json(found.model_dump(mode="json"))
     else:
@@ -117,7 +113,7 @@ def status(rollout: RolloutArg, as_json: JsonOpt = False) -> None:
 @app.command("list")
 def list_rollouts(as_json: JsonOpt = False) -> None:
     """List rollouts, newest first."""
-    rows = _run(_list())
+    rows = run(_list())
     if as_json:
         emit_json(rows)
     else:
@@ -268,40 +264,13 @@ def _overrides(pairs: list[str]) -> dict[str, Any]:
     return found
 
 
-def _run(work: Coroutine[Any, Any, _T]) -> _T:
-    try:
-        return asyncio.run(work)
-    except WorkflowFailureError as error:
-        fail(str(getattr(error.cause, "message", error.cause)), USAGE)
-    except WorkflowUpdateFailedError as error:
-        fail(str(getattr(error.cause, "message", error.cause)), NEGATIVE)
-    except RPCError as error:
-        wrong = error.status in (RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT)
-        fail(f"Temporal: {error.message}", USAGE if wrong else UNREACHABLE)
-    except RuntimeError as error:
-        fail(f"Temporal does not answer: {error}", UNREACHABLE)
-
-
-async def _connect() -> Client:
-    return await connect(load_control().temporal)
-
-
 async def _name(client: Client, request: RolloutRequest, kind: str) -> str:
-    """The next free id of the form kind/name-version/n."""
     release = ImageLayout(load_control().releases).describe(request.release)
-    prefix = f"{kind}/{release.name}-{release.version}/"
-    query = f'WorkflowType = "FleetRollout" AND WorkflowId STARTS_WITH "{prefix}"'
-    taken = (await client.count_workflows(query)).count
-    while True:
-        taken += 1
-        try:
-            await client.get_workflow_handle(f"{prefix}{taken}").describe()
-        except RPCError:
-            return f"{prefix}{taken}"
+    return await next_id(client, "FleetRollout", f"{kind}/{release.name}-{release.version}")
 
 
 async def _start(request: RolloutRequest, kind: str = "rollout") -> str:
-    client, addresses = await _connect(), load_control()
+    client, addresses = await control_client(), load_control()
     workflow_id = await _name(client, request, kind)
     await client.start_workflow(
         "FleetRollout", request, id=workflow_id, task_queue=addresses.temporal.task_queue
@@ -311,23 +280,23 @@ async def _start(request: RolloutRequest, kind: str = "rollout") -> str:
 
 async def _execute(request: RolloutRequest, kind: str) -> RolloutResult:
     workflow_id = await _start(request, kind)
-    handle = (await _connect()).get_workflow_handle(workflow_id, result_type=RolloutResult)
+    handle = (await control_client()).get_workflow_handle(workflow_id, result_type=RolloutResult)
     result: RolloutResult = await handle.result()
     return result
 
 
 async def _watch(rollout: str) -> RolloutStatus:
-    return await watch_rollout(await _connect(), rollout)
+    return await watch_rollout(await control_client(), rollout)
 
 
 async def _query(rollout: str) -> RolloutStatus:
-    handle = (await _connect()).get_workflow_handle(rollout)
+    handle = (await control_client()).get_workflow_handle(rollout)
     found: RolloutStatus = await handle.query("status", result_type=RolloutStatus)
     return found
 
 
 async def _list() -> list[dict[str, str]]:
-    client = await _connect()
+    client = await control_client()
     rows = []
     async for found in client.list_workflows('WorkflowType = "FleetRollout"'):
         attributes = {pair.key.name: pair.value for pair in found.typed_search_attributes}
@@ -345,12 +314,12 @@ async def _list() -> list[dict[str, str]]:
 
 
 def _decide(rollout: str, update: str, decision: Decision) -> None:
-    answer = _run(_update(rollout, update, decision))
+    answer = run(_update(rollout, update, decision))
     console.print(f"{rollout}: {answer.decided}, recorded: {answer.then}", highlight=False)
 
 
 async def _update(rollout: str, update: str, decision: Decision) -> DecisionAnswer:
-    handle = (await _connect()).get_workflow_handle(rollout)
+    handle = (await control_client()).get_workflow_handle(rollout)
     answer: DecisionAnswer = await handle.execute_update(
         update, decision, result_type=DecisionAnswer
     )
