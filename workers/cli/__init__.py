@@ -39,6 +39,7 @@ _SUBCOMMANDS = {
     "releases": _Subcommand("releases", "app", "Keep and inspect releases."),
     "rollout": _Subcommand("rollout", "app", "Plan, start, watch and steer rollouts."),
     "breakglass": _Subcommand("breakglass", "app", "Let a refused release through, by two people."),
+    "schedules": _Subcommand("schedules", "app", "What Temporal starts by itself."),
     "incidents": _Subcommand("incidents", "app", "Running releases that stand no more."),
     "verdict": _Subcommand("verdict", "app", "Show a gate's verdict; replay it from its receipt."),
     "events": _Subcommand("events", "events", "What happened to the fleet, from its receipts."),

@@ -1,0 +1,80 @@
+"""The operations calendar as code: which workflows Temporal starts by itself, and how often.
+
+Applying it twice changes nothing; a schedule that was paused by a person stays paused.
+"""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionStartWorkflow,
+    ScheduleAlreadyRunningError,
+    ScheduleIntervalSpec,
+    ScheduleOverlapPolicy,
+    SchedulePolicy,
+    ScheduleSpec,
+    ScheduleState,
+    ScheduleUpdate,
+    ScheduleUpdateInput,
+)
+
+from workers.temporal_setup import CONTROL_QUEUE
+
+CATCH_UP = timedelta(hours=1)
+"""A start that was missed while Temporal was down is made up for when it is not older."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One line of the calendar."""
+
+    id: str
+    workflow: str
+    every: timedelta
+    note: str
+    input: dict[str, Any] = field(default_factory=dict)
+
+
+def calendar() -> list[Planned]:
+    """What the control plane does regularly."""
+    return [
+        Planned(
+            id="releases/rejudge",
+            workflow="RejudgeDeployments",
+            every=timedelta(hours=1),
+            note="judge what runs by today's data: an exception may have run out",
+            input={"reason": "scheduled"},
+        ),
+    ]
+
+
+async def apply(client: Client, planned: Planned) -> str:
+    """Create or update a schedule; says which."""
+    try:
+        await client.create_schedule(planned.id, _schedule(planned, ScheduleState()))
+    except ScheduleAlreadyRunningError:
+        pass
+    else:
+        return "created"
+    handle = client.get_schedule_handle(planned.id)
+
+    def update(found: ScheduleUpdateInput) -> ScheduleUpdate:
+        return ScheduleUpdate(_schedule(planned, found.description.schedule.state))
+
+    await handle.update(update)
+    return "updated"
+
+
+def _schedule(planned: Planned, state: ScheduleState) -> Schedule:
+    state.note = state.note or planned.note
+    return Schedule(
+        action=ScheduleActionStartWorkflow(
+            planned.workflow, planned.input, id=planned.id, task_queue=CONTROL_QUEUE
+        ),
+        spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=planned.every)]),
+        policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=CATCH_UP),
+        state=state,
+    )
