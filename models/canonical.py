@@ -7,6 +7,7 @@ lone surrogates, and, when reading, duplicate keys. `parse` takes everything tha
 
 import json
 import math
+from collections import Counter
 from typing import NoReturn
 
 import rfc8785
@@ -90,9 +91,8 @@ def _refuse_large(value: JsonValue) -> None:
 def _object(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise CanonicalError(f"key {twice!r} occurs twice")
+        counts = Counter(key for key, _ in pairs)
+        raise CanonicalError(f"key {counts.most_common(1)[0][0]!r:.100} occurs twice")
     return value
 
 

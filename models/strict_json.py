@@ -54,7 +54,8 @@ def read_object(data: bytes, *, what: str, **bounds: int) -> dict[str, JsonValue
 def read_as(model: type[_Model], value: Any, *, what: str) -> _Model:
     """Read parsed JSON as a model; raises `EvidenceError` that names the first wrong field."""
     try:
-        return model.model_validate(value)
+        # JSON's own names alone: a field that could be given in two spellings has two meanings.
+        return model.model_validate(value, by_alias=True, by_name=False)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
