@@ -1,6 +1,7 @@
 """Effects inside one region: stage, activate, roll back, retire."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 from temporalio import activity
@@ -14,11 +15,12 @@ from models.contracts import (
     StageReply,
     StageRequest,
 )
+from models.deployment import deployment_statement
 from models.ids import Digest
 from models.receipts import Draft
 from models.steps import ActivateShard, DrainRelease, ShardMove
 from stores.checkpoints import Notary
-from stores.ledger import Ledger
+from stores.ledger import Ledger, utc_now
 from stores.shards import ShardStore
 
 
@@ -33,12 +35,14 @@ class RegionActivities:
         shards: ShardStore,
         ledger: Ledger,
         notary: Notary,
+        clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._region = region
         self._target = target
         self._shards = shards
         self._ledger = ledger
         self._notary = notary
+        self._clock = clock
 
     @activity.defn
     @final_errors
@@ -61,7 +65,16 @@ class RegionActivities:
     @final_errors
     def activate_shard(self, step: ActivateShard) -> ShardActivation:
         """Switch one shard atomically; fenced by the epoch, and done once however often it runs."""
-        body = {"rollout": step.rollout, "ring": step.ring}
+        body: dict[str, Any] = {"rollout": step.rollout, "ring": step.ring}
+        if step.approval is not None:
+            body["deployment"] = deployment_statement(
+                step.approval,
+                release=step.release,
+                region=self._region,
+                shard=step.shard,
+                rollout=step.rollout,
+                at=self._clock(),
+            )
         key = f"activate/{step.rollout}/e{step.epoch}/{step.shard}/{step.release}"
         draft = self._draft("shard.activated", step.shard, body, key)
         return self._target.activate(step.shard, step.release, step.epoch, draft)

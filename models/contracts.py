@@ -8,6 +8,7 @@ region's store refuses an epoch lower than one it has seen.
 import nexusrpc
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.deployment import Approval
 from models.ids import Digest, RegionCode, ShardId
 from models.observation import RegionObservation
 
@@ -65,6 +66,9 @@ class RingRequest(Contract):
     release: Digest
     shards: list[ShardId]
     max_concurrent: int = Field(ge=1)
+    approval: Approval | None = Field(
+        default=None, description="absent from rollouts that began before releases were verified"
+    )
 
 
 class ShardActivation(Contract):
@@ -95,6 +99,7 @@ class RollbackRequest(Contract):
     epoch: int = Field(ge=1)
     shards: list[ShardId]
     known_bad: list[Digest]
+    approval: Approval | None = None
 
 
 class RollbackReply(Contract):

@@ -13,7 +13,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from models.break_glass import Override
 from models.canonical import canonical
-from models.ids import Digest, short
+from models.ids import Actor, Digest, short
 from models.verification_status import VerificationStatus
 
 Outcome = Literal["pass", "fail", "error"]
@@ -25,6 +25,16 @@ MAX_DETAILS = 50
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class VerifyRequest(_Part):
+    """Input of the workflow ``VerifyRelease``; only ``release`` is required."""
+
+    release: str = Field(
+        min_length=1, max_length=512, description="digest, or name:version as of now"
+    )
+    actor: Actor = "operator"
+    reason: str = Field(default="", max_length=500)
 
 
 def worst(outcomes: Iterable[Outcome]) -> Outcome:
@@ -47,8 +57,8 @@ class Check(_Part):
 class VerdictInputs(_Part):
     """Digests of all that was judged; each is kept in the evidence archive under its digest."""
 
-    policy: Digest
-    trust_root: Digest
+    policy: Digest | None
+    trust_root: Digest | None
     artifact: Digest | None = Field(description="what the registry's bytes were found to be")
     bundles: list[Digest] = Field(description="evidence as found, sorted")
     comparison: Digest | None = Field(default=None, description="SBOM against the artifact")
@@ -101,6 +111,9 @@ class Judged(_Part):
     override: Override | None = Field(default=None, description="a break-glass in force")
     tolerated: str = Field(
         default="", description="why the policy lets it through although it does not pass"
+    )
+    roll_back: bool = Field(
+        default=True, description="whether a rollout that is under way goes back when it is refused"
     )
 
     @property
@@ -163,11 +176,14 @@ def render_verdict(verdict: ReleaseVerdict) -> str:
     lines += ["", *found] if found else []
     lines += [
         "",
-        f"Policy `{short(inputs.policy)}`, trust root `{short(inputs.trust_root)}`, "
-        f"{len(inputs.bundles)} bundles, vulnerability data "
-        f"`{short(inputs.vulnerabilities) if inputs.vulnerabilities else 'none'}`.",
+        f"Policy {_short(inputs.policy)}, trust root {_short(inputs.trust_root)}, "
+        f"{len(inputs.bundles)} bundles, vulnerability data {_short(inputs.vulnerabilities)}.",
     ]
     return "\n".join(lines)
+
+
+def _short(digest: str | None) -> str:
+    return "none" if digest is None else f"`{short(digest)}`"
 
 
 def _cell(text: str) -> str:

@@ -11,6 +11,7 @@ from models.gate_policy import GatePolicy
 from models.ids import Actor, Digest, Reason, RegionCode, ShardId, short
 from models.planning import Plan
 from models.verdict import Verdict, render_markdown
+from models.verification_status import VerificationStatus
 
 WhenBusy = Literal["wait", "supersede", "refuse"]
 
@@ -97,6 +98,7 @@ class RolloutState(StrEnum):
 
     WAITING = "waiting"  # for another rollout
     PLANNING = "planning"
+    VERIFYING = "verifying"
     STAGING = "staging"
     FROZEN = "frozen"  # a freeze window forbids the next ring
     PAUSED = "paused"
@@ -179,6 +181,10 @@ class RolloutStatus(BaseModel):
     debts: list[Debt] = []
     decisions: list[DecisionMade] = []
     stranded: list[ShardId] = []
+    verification: VerificationStatus | None = Field(
+        default=None, description="the last verdict on the release's evidence"
+    )
+    warnings: list[str] = Field(default=[], description="what was done for want of a better way")
     started: AwareDatetime | None = None
     ended: AwareDatetime | None = None
 
@@ -218,6 +224,9 @@ def _facts(status: RolloutStatus, now: datetime) -> list[str]:
     if status.deadline is not None:
         left = max(0, round((status.deadline - now).total_seconds()))
         facts.append(f"- rolls back at {status.deadline:%Y-%m-%d %H:%M:%SZ} (in {left} s)")
+    if status.verification is not None:
+        facts += status.verification.markdown()
+    facts += [f"- **warning:** {warning}" for warning in status.warnings]
     facts += [f"- owed to {debt.region}: {len(debt.shards)} shard(s)" for debt in status.debts]
     return facts
 

@@ -3,6 +3,7 @@
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from models.contracts import CatalogReply
+from models.deployment import Approval
 from models.ids import Digest, RegionCode, ShardId
 from models.receipts import Draft
 from models.rollout import Debt, RolloutSettings
@@ -77,6 +78,33 @@ class ActivateShard(_Step):
     ring: str = Field(description="'rollback' on the way back")
     release: Digest
     shard: ShardId
+    approval: Approval | None = None
+
+
+class JudgeRelease(_Step):
+    """Judge a release's evidence as it is now."""
+
+    release: Digest
+    phase: str = Field(
+        min_length=1, max_length=200, description="why: verify, start, ring <name>, running, ..."
+    )
+    attempt: int = Field(
+        default=1, ge=1, description="counts on when the same phase is judged again"
+    )
+
+
+class ResolveRelease(_Step):
+    """Find the digest that a person's reference stands for now."""
+
+    reference: str = Field(min_length=1, max_length=512)
+
+
+class ResolvedRelease(_Step):
+    """A release by its digest, and what it calls itself."""
+
+    release: Digest
+    name: str
+    version: str
 
 
 class ShardMove(_Step):
@@ -103,3 +131,6 @@ class DebtOrder(_Step):
     region: RegionCode
     debts: list[Debt]
     ask_every_seconds: float
+    approval: Approval | None = Field(
+        default=None, description="absent from rollouts that began before releases were verified"
+    )

@@ -220,6 +220,14 @@ class AgePolicy(_Section):
     clock_skew_seconds: Annotated[float, Field(ge=0, le=3600)] = 60.0
 
 
+class RolloutPolicy(_Section):
+    """What happens when a release is refused that is on part of the fleet already."""
+
+    refused_midway: Literal["roll_back", "stop"] = Field(
+        default="roll_back", description="stop: the shards that have it keep it"
+    )
+
+
 class RollbackPolicy(_Section):
     """What happens when the release to go back to would itself be refused today."""
 
@@ -238,6 +246,7 @@ class VerificationPolicy(_Section):
     tests: TestPolicy = TestPolicy()
     vulnerabilities: VulnerabilityPolicy = VulnerabilityPolicy()
     ages: AgePolicy = AgePolicy()
+    rollout: RolloutPolicy = RolloutPolicy()
     rollback: RollbackPolicy = RollbackPolicy()
 
     def signers(self, kind: EvidenceKind) -> Sequence[AllowedSigner]:

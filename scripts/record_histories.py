@@ -130,8 +130,28 @@ async def broken_glass(plane: Plane, fleet: Fleet) -> dict[str, Any]:
     return {"break-glass": handle}
 
 
+async def verified(plane: Plane, fleet: Fleet) -> dict[str, Any]:
+    """Verified at the start, held before a ring, asked again, and refused before the last one."""
+    release = fleet.release("1.1.0")
+    plane.verifier.say(release, "error", "ring canary")
+    plane.verifier.say(release, "fail", "ring 100%")
+    handle = await fleet.start(release)
+    await until(handle, "holding", ring="canary")
+    plane.verifier.say(release, "pass", "ring canary")
+    await decide(handle, "retry_gate")
+    await end(handle)
+    asked = await plane.client.start_workflow(
+        "VerifyRelease",
+        {"release": release},
+        id=f"verify/{fleet.name}/1",
+        task_queue=CONTROL_QUEUE,
+    )
+    await asked.result()
+    return {"verified": handle, "verify": asked}
+
+
 SCENARIOS: list[Scenario] = [
-    *(completed, steered, rolled_back, cancelled, skipped, waited),
+    *(completed, steered, rolled_back, cancelled, skipped, waited, verified),
     broken_glass,
 ]
 

@@ -20,6 +20,7 @@ from models.contracts import (
     StageReply,
     StageRequest,
 )
+from models.deployment import Approval
 from models.observation import CohortSnapshot, Histogram, RegionObservation
 from models.steps import ActivateShard, DrainRelease, ShardMove
 from stores.region_state import StaleEpoch
@@ -44,6 +45,8 @@ class FakeRegion:
         self.epoch = 0
         self.activated: list[tuple[str, str, str, int]] = []
         """(ring, shard, release, epoch) of every switch that was not a repetition, in order."""
+        self.approvals: list[Approval] = []
+        """On whose word, of every such switch."""
         self.changed: list[str] = []
         """The shards whose tenants came to see another release, in order."""
         self.staged: list[tuple[str, int]] = []
@@ -56,6 +59,11 @@ class FakeRegion:
         self._failed: dict[str, int] = defaultdict(int)
         self._held: dict[str, threading.Event] = {}
         self.reached = threading.Event()
+
+    def ran_before(self, release: str) -> None:
+        """Let every shard have run a release before the one it runs now."""
+        for history in self._history.values():
+            history.insert(0, release)
 
     def hold(self, step: str) -> None:
         """Let the activity ``step`` wait until `let_go`."""
@@ -144,6 +152,8 @@ class FakeRegion:
         self._history[step.shard].append(step.release)
         if previous != step.release:
             self.changed.append(step.shard)
+        if step.approval is not None:
+            self.approvals.append(step.approval)
         self.activated.append((step.ring, step.shard, step.release, step.epoch))
         return ShardActivation(
             shard=step.shard, previous=previous, release=step.release, seq=len(self.activated) - 1

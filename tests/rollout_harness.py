@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fake_region import FakeRegion
+from fake_verifier import FakeVerifier
 from temporalio import activity
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType
@@ -33,7 +34,9 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from activities.control import ControlActivities
+from activities.incidents import IncidentActivities
 from activities.overrides import OverrideActivities
+from activities.verification import VerificationActivities
 from models.addresses import TemporalAddress, WorkerAddress
 from models.contracts import endpoint
 from models.ids import CONTROL_LEDGER
@@ -81,7 +84,11 @@ class Plane:
         self.store = ControlStore(self.engine, self.ledger)
         self.overrides = OverrideStore(self.engine, self.ledger)
         self.layout = ImageLayout(home / "releases")
+        self.verifier = FakeVerifier()
         self.config = home / "config.toml"
+        self.incidents = IncidentActivities(
+            store=self.store, ledger=self.ledger, layout=self.layout, config=self.config
+        )
         self.regions = {code: FakeRegion(code) for code in REGIONS}
         self._notary = Notary(self.ledger, ensure_key(home / "key.pem"))
         self._workers: dict[str, Worker] = {}
@@ -96,13 +103,22 @@ class Plane:
             notary=self._notary,
             clock=workflow_clock,
         )
+        verification = VerificationActivities(
+            verifier=self.verifier,
+            layout=self.layout,
+            ledger=self.ledger,
+            overrides=self.overrides,
+            clock=workflow_clock,
+        )
         return make_worker(
             self.client,
             address("default", CONTROL_QUEUE),
             UNVERSIONED,
             deployment="control",
             workflows=CONTROL_WORKFLOWS,
-            activities=activities_of(activities, OverrideActivities(self.overrides)),
+            activities=activities_of(
+                activities, verification, self.incidents, OverrideActivities(self.overrides)
+            ),
         )
 
     async def up(self, code: str) -> None:
@@ -232,6 +248,7 @@ class Fleet:
                 await self.plane.client.get_workflow_handle(handle.id).terminate()
         for region in self.regions.values():
             region.reset(shards=0, release=None)
+        self.plane.verifier.reset()
 
 
 async def status_of(handle: Handle) -> RolloutStatus:

@@ -1,6 +1,7 @@
 """The control worker: rollouts, the lease, the plan, the judgement. `python -m workers control`."""
 
 from activities.control import ControlActivities
+from activities.incidents import IncidentActivities
 from activities.overrides import OverrideActivities
 from models.addresses import ControlAddresses
 from models.ids import CONTROL_LEDGER
@@ -15,10 +16,16 @@ from workers.process import activities_of, connect, make_worker, serve
 from workers.settings import load_control
 from workflows.break_glass import BreakGlass
 from workflows.debt import SettleDebt
+from workflows.incident import Incident
+from workflows.rejudge import RejudgeDeployments
 from workflows.rollout import FleetRollout
+from workflows.verify_release import VerifyRelease
 
 DEPLOYMENT = "chainring-control"
-CONTROL_WORKFLOWS = [FleetRollout, SettleDebt, BreakGlass]
+CONTROL_WORKFLOWS = [
+    *(FleetRollout, SettleDebt, VerifyRelease),
+    *(BreakGlass, RejudgeDeployments, Incident),
+]
 
 
 class ControlParts:
@@ -29,17 +36,21 @@ class ControlParts:
         create_all(engine)
         self.ledger = Ledger(engine, CONTROL_LEDGER)
         self.overrides = OverrideStore(engine, self.ledger)
+        store, layout = ControlStore(engine, self.ledger), ImageLayout(addresses.releases)
+        self.incidents = IncidentActivities(
+            store=store, ledger=self.ledger, layout=layout, config=addresses.config
+        )
         self.activities = ControlActivities(
-            store=ControlStore(engine, self.ledger),
+            store=store,
             ledger=self.ledger,
-            layout=ImageLayout(addresses.releases),
+            layout=layout,
             config=addresses.config,
             notary=Notary(self.ledger, load_key(addresses.signing_key)),
         )
 
     def holders(self) -> list[object]:
         """Every object whose methods are activities of the control worker."""
-        return [self.activities, OverrideActivities(self.overrides)]
+        return [self.activities, self.incidents, OverrideActivities(self.overrides)]
 
 
 async def run_control() -> int:

@@ -8,12 +8,14 @@ from temporalio.exceptions import ApplicationError
 from temporalio.workflow import ParentClosePolicy
 
 from models.contracts import Region, RetireRequest, RingRequest, StageRequest
+from models.deployment import Approval
 from models.receipts import Draft
 from models.rollout import Debt
-from models.steps import DebtOrder
+from models.steps import DebtOrder, JudgeRelease
 from workflows import steps
 from workflows.journey import Journey
 from workflows.regions import RegionCalls, error_type
+from workflows.verification import approval_of
 
 
 @workflow.defn(name="SettleDebt")
@@ -42,6 +44,7 @@ class SettleDebt:
 
     async def _pay(self, calls: RegionCalls) -> None:
         order, region = self._order, self._order.region
+        approval = await self._verified()
         stage = StageRequest(rollout=order.rollout, epoch=order.epoch, release=order.release)
         staged = await calls.insist(region, Region.stage, stage, summary=f"stage in {region}")
         if not staged.healthy:
@@ -57,11 +60,37 @@ class SettleDebt:
                 release=order.release,
                 shards=debt.shards,
                 max_concurrent=len(debt.shards),
+                approval=approval,
             )
             summary = f"ring {debt.ring} in {region}: {len(debt.shards)} shard(s)"
             await calls.insist(region, Region.activate, ring, summary=summary)
         retire = RetireRequest(rollout=order.rollout, epoch=order.epoch, keep=[])
         await calls.insist(region, Region.retire, retire, summary=f"tidy up {region}")
+
+    async def _verified(self) -> Approval | None:
+        """What lets the release through now: it may be long since the rollout was.
+
+        Asked until there is an answer, as the region itself is.
+
+        Raises:
+            ApplicationError: the release is refused, and the debt stays unpaid.
+        """
+        order = self._order
+        if order.approval is None:
+            return None
+        attempt = 0
+        while True:
+            attempt += 1
+            step = JudgeRelease(
+                release=order.release, phase=f"debt of {order.region}", attempt=attempt
+            )
+            judged = await steps.judge_release(step)
+            if judged.may_go_on:
+                return approval_of(judged, order.approval.deployer)
+            if judged.verdict.outcome == "fail":
+                why = f"{order.region} is not brought to the release: {judged.verdict.why}"
+                raise ApplicationError(why, type="ReleaseRefused", non_retryable=True)
+            await workflow.sleep(timedelta(seconds=max(1, order.ask_every_seconds)))
 
     def _show(self) -> None:
         order = self._order
@@ -100,6 +129,7 @@ async def settle_debts(journey: Journey) -> None:
                 region=region,
                 debts=owed[region],
                 ask_every_seconds=journey.settings.rollout.region_down_after_seconds,
+                approval=journey.approval,
             ),
             id=f"debt/{rollout}/{region}",
             parent_close_policy=ParentClosePolicy.ABANDON,

@@ -33,6 +33,8 @@ class Decisions:
         self.paused = False
         self.aborted: AbortDecision | None = None
         self.superseded_by = ""
+        self.unverified = False
+        """Whether the rollout holds because verification gave no answer."""
         self._promoted_ring: str | None = None
         self._retried_ring: str | None = None
         self._freeze_overridden_ring: str | None = None
@@ -111,14 +113,22 @@ class Decisions:
     @promote.validator
     def _may_promote(self, decision: Decision) -> None:
         self._must_be(RolloutState.BAKING, RolloutState.HOLDING)
+        if self.unverified:
+            raise ApplicationError(
+                "verification gave no answer, and nobody can give one for it: retry_gate asks "
+                "again, and a break-glass by two people lets the release through"
+            )
 
     @workflow.update
     async def retry_gate(self, decision: Decision) -> DecisionAnswer:
-        """Bake this ring again from the start, after a gate that gave no answer."""
+        """Ask again what gave no answer: the gate, with a new bake, or the verification."""
         ring = self.status.ring
         await self._record("gate retried", decision)
         self._retried_ring = ring
-        return self._answer("gate retried", decision, "the ring bakes again from the start")
+        then = "the ring bakes again from the start"
+        return self._answer(
+            "gate retried", decision, "it is verified again" if self.unverified else then
+        )
 
     @retry_gate.validator
     def _may_retry_gate(self, decision: Decision) -> None:

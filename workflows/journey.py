@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from temporalio import workflow
 from temporalio.common import SearchAttributeKey
 
+from models.deployment import Approval
 from models.ids import short
 from models.planning import Plan, RingPlan
 from models.rollout import (
@@ -57,6 +58,14 @@ class Journey:
     """Whether another rollout had the fleet first."""
     upgrades: bool = False
     """Whether any shard runs another release now, so that there is a baseline to compare with."""
+    verifies: bool = False
+    """Whether releases are judged; a rollout that began before they were goes on without."""
+    judgements: int = 0
+    """How often the release was judged, so that each judgement is told from the others."""
+    approval: Approval | None = None
+    """The last verdict that let the release through, for the deploy attestations."""
+    came_from: set[str] = field(default_factory=set)
+    """Releases that shards ran when the rollout was planned."""
     staged: set[str] = field(default_factory=set)
     changed: list[tuple[str, list[str]]] = field(default_factory=list)
     """(region, shards) in the order in which they were sent to be activated."""

@@ -67,6 +67,7 @@ class ActivateRing:
                     ring=request.ring,
                     release=request.release,
                     shard=shard,
+                    approval=request.approval,
                 )
             )
 
@@ -94,6 +95,7 @@ class RollBackShards:
                     ring="rollback",
                     release=move.release,
                     shard=move.shard,
+                    approval=request.approval,
                 )
             )
 

@@ -150,6 +150,7 @@ async def _switch(journey: Journey, ring: RingPlan, region: str, shards: list[st
         release=settings.release,
         shards=shards,
         max_concurrent=settings.rollout.concurrent_shards(len(shards)),
+        approval=journey.approval,
     )
     summary = f"ring {ring.name} in {region}: {len(shards)} shard(s)"
     return await journey.calls.insist(

@@ -15,6 +15,7 @@ from models.verdict import Verdict, gather_evidence
 from workflows import steps
 from workflows.bake import observe
 from workflows.journey import Journey, Stop
+from workflows.verification import Targets, judge_targets
 
 CHECK_SECONDS = 10.0  # at most: a rollback is judged, but it does not bake
 
@@ -36,9 +37,10 @@ async def roll_back(journey: Journey, stop: Stop) -> RolloutState:
     )
     journey.status.epoch = claim.epoch
     journey.enter(RolloutState.ROLLING_BACK, stop.why)
-    body = {"why": stop.why, "epoch": claim.epoch}
+    targets = await judge_targets(journey)
+    body = {"why": stop.why, "epoch": claim.epoch, **targets.told()}
     await steps.record(journey.people.draft("rollback.started", "rollback/started", body))
-    back_to = await _every_region(journey)
+    back_to = await _every_region(journey, targets)
     if journey.people.superseded_by and journey.status.waiting_for:
         return RolloutState.SUPERSEDED
     verdicts = await _judge(journey, sorted(back_to))
@@ -55,7 +57,7 @@ async def roll_back(journey: Journey, stop: Stop) -> RolloutState:
     return stop.state
 
 
-async def _every_region(journey: Journey) -> set[str]:
+async def _every_region(journey: Journey, targets: Targets) -> set[str]:
     """Roll back in all regions at once; the releases that the shards came back to."""
     orders: dict[str, list[str]] = {}
     for region, shards in reversed(journey.changed):
@@ -67,7 +69,10 @@ async def _every_region(journey: Journey) -> set[str]:
             rollout=workflow.info().workflow_id,
             epoch=journey.epoch,
             shards=orders[region],
-            known_bad=sorted({*journey.settings.known_bad, journey.settings.release}),
+            known_bad=sorted(
+                {*journey.settings.known_bad, journey.settings.release, *targets.refused}
+            ),
+            approval=targets.approval,
         )
         summary = f"roll back {len(request.shards)} shard(s) in {region}"
         reply = await journey.calls.insist(region, Region.rollback, request, summary=summary)

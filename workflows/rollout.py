@@ -35,6 +35,7 @@ from workflows.journey import Journey, Stop
 from workflows.regions import RegionCalls, RegionUnreachable, error_type, plain_words
 from workflows.rings import activate, may_start, stage_everywhere
 from workflows.rollback import roll_back
+from workflows.verification import VERIFIED, verify
 
 _T = TypeVar("_T")
 
@@ -129,8 +130,10 @@ class FleetRollout(Decisions):
         await _to_its_end(self._settle(journey, end, why))
 
     async def _forward(self, journey: Journey) -> None:
+        journey.verifies = workflow.patched(VERIFIED)
         if journey.waited:  # what was true before may not be: a release may be known bad by now
             journey.settings = await steps.prepare_rollout(journey.request)
+        await verify(journey, "start")
         plan = await self._plan_rings(journey)
         await steps.record(
             self.draft(
@@ -144,6 +147,8 @@ class FleetRollout(Decisions):
                 continue
             self.status.ring = ring.name
             await may_start(journey, ring)
+            while await verify(journey, f"ring {ring.name}"):  # it was held: what may have changed?
+                await may_start(journey, ring)
             await activate(journey, ring)
             if journey.settings.gates is not None:
                 # The last ring leaves nobody on the old release to compare with.
@@ -246,6 +251,7 @@ async def _learn(journey: Journey, region: str) -> None:
     except RegionUnreachable:
         return
     release = journey.settings.release
+    journey.came_from |= {shard.release for shard in catalog.shards if shard.release}
     journey.upgrades |= any(shard.release not in (None, release) for shard in catalog.shards)
     await steps.keep_catalog(catalog)
 
@@ -289,6 +295,7 @@ def _start_body(journey: Journey, plan: Plan) -> dict[str, object]:
         "skip_gates": request.skip_gates,
         "config": settings.config_digest,
         "epoch": journey.epoch,
+        **({"verdict": journey.approval.verdict(settings.release)} if journey.approval else {}),
         "blast_radius_percent": plan.blast_radius_percent,
         "rings": [
             {"ring": ring.name, "shards": len(ring.shards), "tenants": ring.tenants}

@@ -22,6 +22,7 @@ from models.contracts import (
 from models.ids import short
 from models.planning import Plan
 from models.receipts import Draft
+from models.release_verdict import Judged
 from models.rollout import Claim, RolloutRequest, RolloutSettings
 from models.steps import (
     ActivateShard,
@@ -32,8 +33,11 @@ from models.steps import (
     Condemn,
     DrainRelease,
     FreeFleet,
+    JudgeRelease,
     KeepCatalog,
     PlanRings,
+    ResolvedRelease,
+    ResolveRelease,
     ShardMove,
 )
 from models.verdict import Evidence, Verdict
@@ -47,8 +51,13 @@ PERSISTENT = RetryPolicy(
 )
 SHORT = timedelta(seconds=30)
 STAGING = timedelta(minutes=10)
+JUDGING = timedelta(minutes=5)
 HEARTBEAT = timedelta(seconds=15)
 FOREVER = timedelta(days=365)
+
+
+NOTHING = object()
+"""The argument of an activity that takes none."""
 
 
 async def run_step(
@@ -63,7 +72,7 @@ async def run_step(
     """Run an activity by name until it answers or refuses; ``summary`` is its label in the UI."""
     answer: _Result = await workflow.execute_activity(
         name,
-        argument,
+        args=[] if argument is NOTHING else [argument],
         result_type=result,
         start_to_close_timeout=limit,
         heartbeat_timeout=heartbeat,
@@ -123,6 +132,20 @@ async def judge_gate(evidence: Evidence) -> Verdict:
     """The verdict on this evidence; a step only because SciPy is slow to import in the sandbox."""
     summary = f"gate {evidence.ring}, look {evidence.look} of {evidence.looks}"
     return await run_step("judge_gate", evidence, Verdict, summary)
+
+
+async def judge_release(step: JudgeRelease) -> Judged:
+    """The verdict on a release's evidence as it is now, once its receipt is durable."""
+    summary = f"verify {short(step.release)} ({step.phase})"
+    return await run_step(
+        "judge_release", step, Judged, summary, limit=JUDGING, heartbeat=HEARTBEAT
+    )
+
+
+async def resolve_release(reference: str) -> ResolvedRelease:
+    """The digest that a reference stands for now; from here on only the digest counts."""
+    step = ResolveRelease(reference=reference)
+    return await run_step("resolve_release", step, ResolvedRelease, f"which digest is {reference}?")
 
 
 async def record(*drafts: Draft) -> list[int]:
