@@ -92,14 +92,48 @@ class ImageLayout:
             ReleaseError: a field or the directory is wrong; nothing was changed.
             VersionTaken: ``name:version`` is another release already.
         """
+        stored = self._put_image(name, version, directory, entrypoint)
+        self._add_to_index(f"{name}:{version}", stored)
+        return stored.digest
+
+    def put_unnamed(
+        self,
+        name: str,
+        version: str,
+        directory: Path,
+        *,
+        entrypoint: Sequence[str] | None = None,
+    ) -> str:
+        """Keep a release's bytes as `put_release` does, but under no name yet.
+
+        Raises:
+            ReleaseError: a field or the directory is wrong; nothing was changed.
+            VersionTaken: ``name:version`` is another release already.
+        """
+        stored = self._put_image(name, version, directory, entrypoint)
+        self._refuse_taken(self._index(), f"{name}:{version}", stored.digest)
+        return stored.digest
+
+    def give_name(self, digest: str) -> str:
+        """Give a release that is here the name and version it says it has; returns them.
+
+        Raises:
+            ReleaseNotFound, ReleaseCorrupt: there is no such release, or it is damaged.
+            VersionTaken: they belong to another release already.
+        """
+        spec = self.describe(digest)
+        self._add_to_index(spec.reference, self._describe_blob(digest))
+        return spec.reference
+
+    def _put_image(
+        self, name: str, version: str, directory: Path, entrypoint: Sequence[str] | None
+    ) -> Descriptor:
         spec = _spec(name, version, directory, entrypoint)
         layer = self._blobs.put_stream(LAYER_TYPE, lambda sink: pack_directory(directory, sink))
         config = self._blobs.put(CONFIG_TYPE, encode(image_config(spec, [layer.digest])))
         labels = {TITLE_LABEL: spec.name, VERSION_LABEL: spec.version}
         manifest = Manifest(schema_version=2, config=config, layers=[layer], annotations=labels)
-        stored = self._blobs.put(MANIFEST_TYPE, encode(manifest))
-        self._add_to_index(spec.reference, stored)
-        return stored.digest
+        return self._blobs.put(MANIFEST_TYPE, encode(manifest))
 
     def resolve(self, reference: str) -> str:
         """The digest that ``name:version`` or a digest stands for.
@@ -198,14 +232,19 @@ class ImageLayout:
             present = index.named(reference)
             if present is not None and present.digest == descriptor.digest:
                 return
-            if present is not None:
-                raise VersionTaken(
-                    f"version: {reference} is {present.digest} already, "
-                    f"and this directory is {descriptor.digest}; give it another version"
-                )
+            self._refuse_taken(index, reference, descriptor.digest)
             named = descriptor.model_copy(update={"annotations": {REF_NAME: reference}})
             write_atomic(self._root / "oci-layout", json.dumps(LAYOUT_VERSION).encode())
             write_atomic(self._root / "index.json", encode(index.with_manifest(named)))
+
+    @staticmethod
+    def _refuse_taken(index: Index, reference: str, digest: str) -> None:
+        present = index.named(reference)
+        if present is not None and present.digest != digest:
+            raise VersionTaken(
+                f"version: {reference} is {present.digest} already, "
+                f"and this directory is {digest}; give it another version"
+            )
 
 
 def _spec(
