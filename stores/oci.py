@@ -6,7 +6,7 @@ given to another digest. Source: OCI image specification 1.1, "Image Layout".
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,9 @@ from models.release import (
 )
 from stores.blobs import BlobStore, ReleaseCorrupt, ReleaseError, ReleaseNotFound
 from stores.files import file_lock, write_atomic
+from stores.layout_referrers import LayoutReferrers
 from stores.pack import pack_directory
+from stores.release_registry import Referrer
 from stores.unpack import DEFAULT_LIMITS, Limits, UnpackRefused, unpack_layers
 
 __all__ = [
@@ -74,6 +76,7 @@ class ImageLayout:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._blobs = BlobStore(root)
+        self._referrers = LayoutReferrers(self._blobs, self._index, self._change_index)
 
     def put_release(
         self,
@@ -167,6 +170,31 @@ class ImageLayout:
             raise ReleaseCorrupt(f"manifest {digest}: media type {manifest.media_type}")
         return manifest
 
+    def manifest_bytes(self, digest: str) -> bytes:
+        """A manifest's bytes, checked against the digest; raises what `manifest` raises."""
+        return self._blobs.read(self._describe_blob(digest), limit=MANIFEST_LIMIT)
+
+    def read_blob(self, descriptor: Descriptor, *, limit: int) -> bytes:
+        """A whole small blob, checked against digest and size; raises what `manifest` raises."""
+        return self._blobs.read(descriptor, limit=limit)
+
+    def attach(self, subject: str, bundle: bytes, predicate_type: str) -> str:
+        """Keep a bundle of evidence with a release; the same bundle again changes nothing.
+
+        Raises:
+            ReleaseNotFound: no such release.
+        """
+        self.manifest(subject)
+        return self._referrers.attach(self._describe_blob(subject), bundle, predicate_type)
+
+    def referrers(self, subject: str) -> Sequence[Referrer]:
+        """Manifests that are about a release, sorted by digest."""
+        return self._referrers.of(subject)
+
+    def evidence(self, subject: str) -> Sequence[bytes]:
+        """The bundles kept with a release, each one's subject checked; raises `ReleaseCorrupt`."""
+        return self._referrers.evidence(subject)
+
     def describe(self, digest: str) -> ReleaseSpec:
         """What the release says about itself; raises what `manifest` raises."""
         config = self.manifest(digest).config
@@ -227,24 +255,28 @@ class ImageLayout:
             raise ReleaseCorrupt(f"{path}: {_reason(error)}") from None
 
     def _add_to_index(self, reference: str, descriptor: Descriptor) -> None:
-        with file_lock(self._root / ".lock"):
-            index = self._index()
+        def add(index: Index) -> Index:
             present = index.named(reference)
             if present is not None and present.digest == descriptor.digest:
-                return
-            self._refuse_taken(index, reference, descriptor.digest)
+                return index
+            if present is not None:
+                raise VersionTaken(
+                    f"version: {reference} is {present.digest} already, "
+                    f"and this directory is {descriptor.digest}; give it another version"
+                )
             named = descriptor.model_copy(update={"annotations": {REF_NAME: reference}})
-            write_atomic(self._root / "oci-layout", json.dumps(LAYOUT_VERSION).encode())
-            write_atomic(self._root / "index.json", encode(index.with_manifest(named)))
+            return index.with_manifest(named)
 
-    @staticmethod
-    def _refuse_taken(index: Index, reference: str, digest: str) -> None:
-        present = index.named(reference)
-        if present is not None and present.digest != digest:
-            raise VersionTaken(
-                f"version: {reference} is {present.digest} already, "
-                f"and this directory is {digest}; give it another version"
-            )
+        self._change_index(add)
+
+    def _change_index(self, change: Callable[[Index], Index]) -> None:
+        """Edit ``index.json``, one writer at a time; no change writes nothing."""
+        with file_lock(self._root / ".lock"):
+            index = self._index()
+            changed = change(index)
+            if changed is not index:
+                write_atomic(self._root / "oci-layout", json.dumps(LAYOUT_VERSION).encode())
+                write_atomic(self._root / "index.json", encode(changed))
 
 
 def _spec(
