@@ -188,9 +188,9 @@ class _Component(_Read):
     purl: _Text | None = None
     scope: Scope = "required"
     bom_ref: Annotated[_Text, Field(alias="bom-ref")] = ""
-    hashes: Annotated[list[_Hash], Field(max_length=32)] = []
-    properties: list[_Property] = []
-    components: list["_Component"] = []
+    hashes: list[_Hash] = Field(default_factory=list, max_length=32)
+    properties: list[_Property] = Field(default_factory=list)
+    components: list["_Component"] = Field(default_factory=list)
 
 
 class _Metadata(_Read):
