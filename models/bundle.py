@@ -88,9 +88,7 @@ class VerificationMaterial(_Part):
 class Bundle(_Part):
     """A DSSE envelope and its verification material."""
 
-    media_type: Literal["application/vnd.dev.sigstore.bundle.v0.3+json"] = Field(
-        default=MEDIA_TYPE, alias="mediaType"
-    )
+    media_type: Literal["application/vnd.dev.sigstore.bundle.v0.3+json"] = Field(alias="mediaType")
     material: VerificationMaterial = Field(alias="verificationMaterial")
     envelope: Envelope = Field(alias="dsseEnvelope")
 
@@ -108,10 +106,7 @@ class Bundle(_Part):
 
 def read_bundle(data: bytes) -> Bundle:
     """Read a bundle strictly; raises `models.strict_json.EvidenceError`."""
-    value = read_object(data, what="bundle")
-    if "mediaType" not in value:  # required of a stranger, though a default for us
-        value = {**value, "mediaType": ""}
-    return read_as(Bundle, value, what="bundle")
+    return read_as(Bundle, read_object(data, what="bundle"), what="bundle")
 
 
 def write_bundle(
@@ -140,7 +135,7 @@ def write_bundle(
             rfc3161=[Timestamp(signed_timestamp=each) for each in timestamps or []]
         ),
     )
-    bundle = Bundle(material=material, envelope=envelope)
+    bundle = Bundle(media_type=MEDIA_TYPE, material=material, envelope=envelope)
     return canonical(bundle.model_dump(mode="json", by_alias=True, exclude_none=True))
 
 

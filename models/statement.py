@@ -48,7 +48,7 @@ class Statement(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    type: Literal["https://in-toto.io/Statement/v1"] = Field(alias="_type", default=STATEMENT_TYPE)
+    type: Literal["https://in-toto.io/Statement/v1"] = Field(alias="_type")
     subject: list[Subject] = Field(min_length=1, max_length=MAX_SUBJECTS)
     predicate_type: str = Field(alias="predicateType", min_length=1, max_length=512)
     predicate: dict[str, JsonValue] = {}

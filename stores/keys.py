@@ -1,4 +1,4 @@
-"""Signing keys of the ledgers: Ed25519, one PEM file each, readable by its owner only.
+"""Private keys, one PEM file each, readable by its owner only; those of the ledgers are Ed25519.
 
 A private key leaves its file only into the process that signs; no function here prints one.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -46,7 +47,7 @@ def ensure_key(path: Path) -> SigningKey:
         OSError: the directory is not writable.
     """
     if not path.exists():
-        _create(path)
+        create_private_key(path, Ed25519PrivateKey.generate())
     return load_key(path)
 
 
@@ -55,6 +56,18 @@ def load_key(path: Path) -> SigningKey:
 
     Raises:
         KeyFileError: missing, readable by others than its owner, or no Ed25519 key in PEM.
+    """
+    key = read_private_key(path)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise KeyFileError(f"{path}: holds no Ed25519 key")
+    return SigningKey(path, key)
+
+
+def read_private_key(path: Path) -> PrivateKeyTypes:
+    """Read a private key of any kind.
+
+    Raises:
+        KeyFileError: missing, readable by others than its owner, or no unencrypted key in PEM.
     """
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
@@ -65,17 +78,17 @@ def load_key(path: Path) -> SigningKey:
         raise KeyFileError(f"{path}: {error.strerror}") from None
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise KeyFileError(f"{path}: holds no unencrypted private key in PEM") from None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise KeyFileError(f"{path}: holds no Ed25519 key")
-    return SigningKey(path, key)
+    return key
 
 
-def _create(path: Path) -> None:
-    """Write a new key beside its place and link it in: whole or not there, never overwritten."""
+def create_private_key(path: Path, key: PrivateKeyTypes) -> None:
+    """Write a key beside its place and link it in: whole or not there, never overwritten.
+
+    Raises:
+        OSError: the directory is not writable.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = Ed25519PrivateKey.generate().private_bytes(
-        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-    )
+    content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
     temporary = Path(name)
     try:
