@@ -72,13 +72,13 @@ class KeySigner:
         read_statement(statement)
         signed = pae(IN_TOTO_TYPE, statement)
         signature = self._signature(signed)
-        name = hint_of(self.key_id)
+        # The hint names the key. A DSSE key id would name it a second time, and cosign takes none
+        # but its own spelling of one.
         envelope = Envelope(
-            payload=statement,
-            payload_type=IN_TOTO_TYPE,
-            signatures=[Signature(sig=signature, keyid=name)],
+            payload=statement, payload_type=IN_TOTO_TYPE, signatures=[Signature(sig=signature)]
         )
-        return write_bundle(envelope, hint=name, timestamps=self._seen(signature))
+        stamps = self._seen(signature)
+        return write_bundle(envelope, hint=hint_of(self.key_id), timestamps=stamps)
 
     def _signature(self, message: bytes) -> bytes:
         try:
