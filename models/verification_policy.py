@@ -171,8 +171,11 @@ class SbomPolicy(_Section):
     require_hashes: bool = Field(
         default=True, description="every required component has a SHA-256 or stronger hash"
     )
-    compare_with_artifact: bool = Field(
-        default=True, description="a component on one side alone is a failure"
+    allow_overstated: bool = Field(
+        default=False, description="whether it may list what the artifact does not hold"
+    )
+    allow_doubtful_names: list[Exact] = Field(
+        default=[], description="codes of `models.package_names` that do not count"
     )
 
 
