@@ -55,8 +55,12 @@ def parse(data: bytes) -> JsonValue:
             parse_int=_integer,
             parse_float=_float,
         )
+        if b"\\ud" in data or b"\\uD" in data:  # an escape is the only way to write a surrogate
+            json.dumps(value, ensure_ascii=False).encode()
     except CanonicalError:
         raise
+    except UnicodeEncodeError:
+        raise CanonicalError("text with half of a surrogate pair") from None
     except RecursionError:
         raise CanonicalError("nested too deeply") from None
     except ValueError as error:  # not JSON, or not UTF-8

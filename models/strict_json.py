@@ -4,6 +4,7 @@ Readers differ on repeated keys, NaN and numbers that no double holds, so eviden
 them is refused instead of being read one way here and another way elsewhere.
 """
 
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, JsonValue, ValidationError
@@ -27,7 +28,7 @@ def read_json(
 
     Args:
         what: what is being read, for the message: ``provenance``.
-        max_bytes, max_depth: bounds; a scalar has depth 0.
+        max_bytes, max_depth: bounds; depth counts objects and arrays.
 
     Raises:
         EvidenceError: too large, nested too deeply, or not strict JSON (`models.canonical`).
@@ -63,15 +64,19 @@ def read_as(model: type[_Model], value: Any, *, what: str) -> _Model:
 
 
 def _is_deeper(value: JsonValue, limit: int) -> bool:
-    level: list[JsonValue] = [value]
-    for _ in range(limit + 1):
-        level = [item for one in level for item in _items(one)]
+    level = _containers([value])
+    for _ in range(limit):
+        level = [inner for one in level for inner in _containers(_items(one))]
         if not level:
             return False
-    return True
+    return bool(level)
 
 
-def _items(value: JsonValue) -> list[JsonValue]:
+def _containers(values: Iterable[JsonValue]) -> list[JsonValue]:
+    return [value for value in values if isinstance(value, dict | list)]
+
+
+def _items(value: JsonValue) -> Iterable[JsonValue]:
     if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list) else []
+        return value.values()
+    return value if isinstance(value, list) else ()
