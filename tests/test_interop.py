@@ -249,30 +249,33 @@ def test_cosign_verifies_our_evidence_of_an_image(world, tools, repository):
     assert wrong.returncode != 0
 
 
-def test_we_verify_cosigns_signature_of_an_image(world, tools, repository):
+@pytest.fixture
+def signed_by_cosign(world, tools, repository):
+    """Sign an image with a command of cosign's; gives the image and the one bundle it made."""
     image = repository.put_image()
-    reference = f"{repository.name}@{image.digest}"
     tools.must("cosign", "generate-key-pair")
-    with served(world.clock) as url:
-        signing_config(tools, world.clock, url)
-        how = ("--key", "cosign.key", "--signing-config", "signing.json", "--yes")
-        tools.must("cosign", "sign", *how, reference)
-    [data] = repository.bundles(image)
+    (tools.directory / "predicate.json").write_text('{"made": "by hand"}')
+
+    def sign(*command):
+        with served(world.clock) as url:
+            signing_config(tools, world.clock, url)
+            how = ("--key", "cosign.key", "--signing-config", "signing.json", "--yes")
+            tools.must("cosign", *command, *how, f"{repository.name}@{image.digest}")
+        [data] = repository.bundles(image)
+        return image, data
+
+    return sign
+
+
+def test_we_verify_cosigns_signature_of_an_image(world, tools, signed_by_cosign):
+    image, data = signed_by_cosign("sign")
     signed = verify_bundle(data, trusts_cosign(tools, world.clock), now=world.clock.now)
     assert signed.statement.predicate_type == SIGNATURE
     assert signed.statement.is_about(image.digest)
 
 
-def test_cosigns_attestation_of_an_image_is_of_a_version_that_we_refuse(world, tools, repository):
-    """`cosign attest` writes in-toto statements v0.1; `cosign attest-blob --statement` any."""
-    image = repository.put_image()
-    tools.must("cosign", "generate-key-pair")
-    (tools.directory / "predicate.json").write_text('{"made": "by hand"}')
-    with served(world.clock) as url:
-        signing_config(tools, world.clock, url)
-        how = ("--key", "cosign.key", "--signing-config", "signing.json", "--yes")
-        made = ("--predicate", "predicate.json", "--type", PROVENANCE)
-        tools.must("cosign", "attest", *made, *how, f"{repository.name}@{image.digest}")
-    [data] = repository.bundles(image)
+def test_a_statement_of_an_older_version_by_cosign_is_refused(world, tools, signed_by_cosign):
+    """`cosign attest` puts predicates into statements v0.1; `attest-blob` signs any statement."""
+    _, data = signed_by_cosign("attest", "--predicate", "predicate.json", "--type", PROVENANCE)
     with pytest.raises(SignatureRefused, match="statement: _type"):
         verify_bundle(data, trusts_cosign(tools, world.clock), now=world.clock.now)
