@@ -259,15 +259,20 @@ class ImageLayout:
             present = index.named(reference)
             if present is not None and present.digest == descriptor.digest:
                 return index
-            if present is not None:
-                raise VersionTaken(
-                    f"version: {reference} is {present.digest} already, "
-                    f"and this directory is {descriptor.digest}; give it another version"
-                )
+            self._refuse_taken(index, reference, descriptor.digest)
             named = descriptor.model_copy(update={"annotations": {REF_NAME: reference}})
             return index.with_manifest(named)
 
         self._change_index(add)
+
+    @staticmethod
+    def _refuse_taken(index: Index, reference: str, digest: str) -> None:
+        present = index.named(reference)
+        if present is not None and present.digest != digest:
+            raise VersionTaken(
+                f"version: {reference} is {present.digest} already, "
+                f"and this directory is {digest}; give it another version"
+            )
 
     def _change_index(self, change: Callable[[Index], Index]) -> None:
         """Edit ``index.json``, one writer at a time; no change writes nothing."""
