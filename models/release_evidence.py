@@ -93,6 +93,7 @@ class Evidence:
     Attributes:
         release: the digest that was asked about.
         listing: why the registry's list of evidence could not be had, if it could not.
+        damaged: why the list that is there cannot be trusted, if it cannot.
         statements, refused: every bundle that was found, by whether its signature stands.
         comparisons: each readable SBOM against what is in the artifact, by its bundle's digest.
         vulnerabilities: what is known against the components of the SBOMs that count.
@@ -102,6 +103,7 @@ class Evidence:
     artifact: Artifact | Unread
     vulnerabilities: VulnerabilityReport | Unread
     listing: Unread | None = None
+    damaged: str = ""
     statements: tuple[SignedStatement, ...] = ()
     refused: tuple[RefusedBundle, ...] = ()
     comparisons: Mapping[str, SbomComparison | Unread] = field(default_factory=dict)

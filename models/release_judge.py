@@ -8,6 +8,7 @@ all of them speak of one digest, one source and one builder.
 from collections.abc import Iterator
 from datetime import datetime
 
+from models.ids import short
 from models.judge_contents import check_sbom, check_vulnerabilities
 from models.judge_origin import Origin, check_provenance, check_tests, contradictions
 from models.judge_signers import Accepted, accept, check_identity, check_kind
@@ -36,6 +37,7 @@ def judge_release(
     origin = check_provenance(evidence, accepted, policy)
     checks = [
         check_artifact(evidence),
+        check_listing(evidence),
         check_identity(evidence, accepted, policy),
         check_kind(evidence, accepted, "signature"),
         origin.check,
@@ -79,6 +81,17 @@ def check_artifact(evidence: Evidence) -> Check:
     if faults:
         return Check(name="artifact", outcome="fail", why=faults[0], details=limited(faults))
     return Check(name="artifact", outcome="pass", why="every byte is the digest's")
+
+
+def check_listing(evidence: Evidence) -> Check:
+    """All that the registry keeps with the release could be read, and is about the release."""
+    if evidence.damaged:
+        return Check(name="evidence", outcome="fail", why=evidence.damaged)
+    if evidence.listing is not None:
+        return Check(name="evidence", outcome="error", why=evidence.listing.why)
+    said = [f"{short(each.digest)}: {each.code}: {each.detail:.300}" for each in evidence.refused]
+    why = f"{len(evidence.statements)} signed statements, {len(said)} bundles that do not count"
+    return Check(name="evidence", outcome="pass", why=why, details=limited(said))
 
 
 def check_agreement(origin: Origin, accepted: Accepted) -> Check:

@@ -61,12 +61,10 @@ class VerdictInputs(_Part):
     trust_root: Digest | None
     artifact: Digest | None = Field(description="what the registry's bytes were found to be")
     bundles: list[Digest] = Field(description="evidence as found, sorted")
-    comparison: Digest | None = Field(default=None, description="SBOM against the artifact")
+    contents: Digest | None = Field(default=None, description="what is in the artifact")
     vulnerabilities: Digest | None = Field(
-        default=None, description="snapshot and records of what is known against the components"
+        default=None, description="what is known against the components, and as of when"
     )
-    vex: list[Digest] = []
-    exceptions: Digest | None = None
     problems: Digest | None = Field(default=None, description="what could not be read, in words")
 
 
