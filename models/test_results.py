@@ -1,4 +1,4 @@
-"""Test results, from the forms that test runners print them in, to an in-toto test-result predicate.
+"""Test results: from the forms that test runners print, to an in-toto test-result predicate.
 
 What cannot be read is an error and never "no failures"; no results at all are a failure too.
 Source: in-toto attestation, predicate ``test-result`` v0.1; JUnit XML as its runners write it;
@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 from xml.etree.ElementTree import Element, ParseError
 
-from defusedxml.common import DefusedXmlException
-from defusedxml.ElementTree import fromstring
+from defusedxml.common import DefusedXmlException  # type: ignore[import-untyped]
+from defusedxml.ElementTree import fromstring  # type: ignore[import-untyped]
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from models.build_file import TestFormat
+from models.provenance import Material
 from models.strict_json import EvidenceError, read_as
 
 MAX_REPORT = 16 * 1024**2
@@ -76,18 +77,17 @@ class _Predicate(BaseModel):
 
 
 def write_test_result(
-    results: TestResults, configuration: Iterable[tuple[str, str]]
+    results: TestResults, configuration: Iterable[Material]
 ) -> dict[str, JsonValue]:
     """The predicate; ``skippedTests`` is an addition of ours that other readers pass over.
 
     Args:
-        configuration: name and ``sha256:...`` digest of what decides which tests run.
+        configuration: what decides which tests run: the commit, the build file.
     """
     return {
         "result": results.result,
         "configuration": [
-            {"name": name, "digest": {"sha256": digest.removeprefix("sha256:")}}
-            for name, digest in configuration
+            each.model_dump(mode="json", exclude_defaults=True) for each in configuration
         ],
         "passedTests": list(results.passed),
         "failedTests": list(results.failed),
@@ -116,7 +116,7 @@ def read_test_result(predicate: Mapping[str, JsonValue]) -> tuple[Summary, TestR
 
 
 def read_results(form: TestFormat, reports: Iterable[tuple[str, bytes]]) -> TestResults:
-    """The results of all reports together; a test that two of them name must not have failed in one.
+    """The results of all reports together; a test that one of them calls failed has failed.
 
     Args:
         reports: name and content of each.

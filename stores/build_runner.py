@@ -5,6 +5,7 @@ Nothing of a command is left when `run_commands` returns or its process dies: se
 files, but not from the machine: give strangers' sources a machine, or a user, of their own.
 """
 
+import json
 import os
 import select
 import subprocess
@@ -107,7 +108,7 @@ def run_commands(
     code = 0
     try:
         for command in commands:
-            output.write(f"$ {' '.join(command)}\n".encode(errors="replace"))
+            output.write(f"$ {json.dumps(command)}\n".encode())
             code = _run(command, directory, environment, output, deadline, beat, grace)
             if code:
                 output.write(f"[exit status {code}]\n".encode())
@@ -115,7 +116,7 @@ def run_commands(
     except TimeoutError:
         said = output.tail()
         raise BuildFailed(
-            f"{' '.join(command)!r:.200}: not done in {seconds:g} s; it said last: {said}"
+            f"{' '.join(command)!r:.100}: not done in {seconds:g} s; it said last: {said}"
         ) from None
     finally:
         digest = output.close()

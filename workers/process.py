@@ -30,6 +30,8 @@ log = logging.getLogger("chainring")
 
 DRAIN = timedelta(seconds=30)
 ACTIVITY_THREADS = 40
+BEAT = timedelta(seconds=2)
+"""Heartbeats are sent this often at least: the answer to one is what brings cancellation."""
 STICKY = timedelta(seconds=3)
 """How long a workflow waits for the worker that has it in memory; another one replays it then."""
 _BEHAVIORS = {
@@ -135,6 +137,7 @@ def make_worker(
         activity_executor=ThreadPoolExecutor(ACTIVITY_THREADS, thread_name_prefix="activity"),
         max_concurrent_activities=ACTIVITY_THREADS,
         graceful_shutdown_timeout=DRAIN,
+        max_heartbeat_throttle_interval=BEAT,
         sticky_queue_schedule_to_start_timeout=STICKY,
         workflow_failure_exception_types=[pydantic.ValidationError],
         deployment_config=versioning,
