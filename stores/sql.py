@@ -28,6 +28,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlmodel import SQLModel
 
 import models
+from stores.retention import expected_guards, guard, guards
 
 BUSY_TIMEOUT_MS = 10_000
 """How long a writer waits for another one before it is told that the store is locked."""
@@ -156,7 +157,7 @@ def read(engine: Engine) -> Iterator[Connection]:
 
 
 def create_all(engine: Engine) -> None:
-    """Create every table of ``models.tables_*`` that is not there yet.
+    """Create every table of ``models.tables_*`` that is not there yet, and guard the receipts.
 
     Safe to call from several processes at once.
 
@@ -168,9 +169,11 @@ def create_all(engine: Engine) -> None:
             importlib.import_module(f"models.{module.name}")
     with read(engine) as connection:
         missing = set(SQLModel.metadata.tables) - set(inspect(connection).get_table_names())
+        missing |= expected_guards(connection) - guards(connection)
     if missing:  # a reader of a busy database need not wait for the writers
         with write(engine, lock="schema") as connection:
             SQLModel.metadata.create_all(connection)
+            guard(connection)
 
 
 def table(model: type[SQLModel]) -> Table:
@@ -196,6 +199,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
     connection.isolation_level = None  # the driver starts no transactions: `_begin_sqlite` does
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA recursive_triggers = ON")  # or REPLACE removes rows unseen
     connection.execute("PRAGMA synchronous = FULL")
     _use_write_ahead_log(connection)
 

@@ -11,6 +11,7 @@ from postgres import fresh_database
 from sqlalchemy import Engine, delete
 from sqlmodel import SQLModel
 
+from stores.retention import guard, lift
 from stores.sql import create_all, open_engine, write
 
 KINDS = ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)]
@@ -46,8 +47,10 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     url = str(request.getfixturevalue("postgres_with_tables"))
     engine = open_engine(url)
     with write(engine) as connection:
+        lift(connection)
         for one in reversed(SQLModel.metadata.sorted_tables):
             connection.execute(delete(one))
+        guard(connection)
     engine.dispose()
     return url
 

@@ -11,14 +11,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import tampering
 import typer
-from sqlalchemy import text
 from typer.testing import CliRunner, Result
 
 from models.receipts import Draft
 from stores.keys import ensure_key
 from stores.ledger import Ledger
-from stores.sql import create_all, open_engine, write
+from stores.sql import create_all, open_engine
 from workers.cli.events import events
 from workers.cli.receipts import app
 
@@ -81,8 +81,7 @@ def draft(key: object, kind: str, subject: str = "x") -> Draft:
 
 
 def damage(ledger: Ledger, statement: str) -> None:
-    with write(ledger.engine) as connection:
-        connection.execute(text(statement))
+    tampering.damage(ledger.engine, statement)
 
 
 # --- list and show ---

@@ -11,6 +11,7 @@ from postgres import fresh_database
 from sqlalchemy import Engine, insert, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import SQLModel
+from tampering import tamper
 
 from models.receipts import GENESIS, Draft, receipt_hash
 from models.verifier import Refused
@@ -382,7 +383,7 @@ def test_a_checkpoint_without_the_stored_tree_is_the_same(ledger: Ledger, notary
     ledger.append(drafts(5))
     notary.checkpoint()
     with write(ledger.engine) as connection:
-        connection.execute(text("DELETE FROM checkpoint"))
+        tamper(connection, "DELETE FROM checkpoint")
     ledger.append(drafts(4, 5))
     assert notary.checkpoint().root == check_ledger(ledger, checkpoints=_signed(notary)).root
 
@@ -408,16 +409,16 @@ def _damage(ledger: Ledger, damage: str) -> None:
         ledger.append(drafts(2, 6))
         statement = "UPDATE receipt SET data = (SELECT data FROM receipt WHERE seq = 7) "
         with write(ledger.engine) as connection:
-            connection.execute(text(statement + "WHERE seq = 6"))
+            tamper(connection, statement + "WHERE seq = 6")
         return
     if damage == "cut":  # the database still remembers the tree that it no longer holds
         with write(ledger.engine) as connection:
-            connection.execute(text("DELETE FROM receipt WHERE seq >= 4"))
+            tamper(connection, "DELETE FROM receipt WHERE seq >= 4")
             connection.execute(text("UPDATE ledger_head SET size = 4"))
         return
     with write(ledger.engine) as connection:
-        connection.execute(text("DELETE FROM receipt"))
-        connection.execute(text("DELETE FROM checkpoint"))
+        tamper(connection, "DELETE FROM receipt")
+        tamper(connection, "DELETE FROM checkpoint")
         connection.execute(text("DELETE FROM ledger_head"))
     later = Ledger(ledger.engine, "eu", clock=lambda: NOW + timedelta(days=1))
     later.append(drafts(4 if damage == "truncated" else 8))
@@ -449,7 +450,7 @@ def test_damage_in_the_database_is_named(
 ):
     ledger.append(drafts(5))
     with write(ledger.engine) as connection:
-        connection.execute(text(damage))
+        tamper(connection, damage)
     if "seq + 1" in damage:  # the receipts are whole; only an index column lies
         assert check_ledger(ledger).size == 5
         with pytest.raises(Refused, match="column seq"):
@@ -465,6 +466,17 @@ def test_damage_in_the_database_is_named(
 def test_an_index_column_that_lies_is_found_by_the_strict_check(ledger: Ledger, column: str):
     ledger.append(drafts(3))
     with write(ledger.engine) as connection:
-        connection.execute(text(f"UPDATE receipt SET {column} = 'lie.told' WHERE seq = 1"))
+        tamper(connection, f"UPDATE receipt SET {column} = 'lie.told' WHERE seq = 1")
     with pytest.raises(Refused, match=f"receipt 1: its column {column}"):
         check_ledger(ledger, strict=True)
+
+
+def test_two_receipts_on_one_line_do_not_hide_behind_an_empty_one(tmp_path, database):
+    ledger = Ledger(open_engine(database), "eu")
+    ledger.append([draft(number) for number in range(4)])
+    first, second, third, fourth = (stored.data for stored in ledger.read())
+    export = tmp_path / "eu.jsonl"
+    export.write_bytes(first + b"\n" + second + b" " + third + b"\n\n" + fourth + b"\n")
+
+    with pytest.raises(Refused):
+        check_export(export, ledger="eu")
