@@ -71,6 +71,19 @@ class FleetLayout:
                 tenant = f"t-{tenant_number:0{width}d}"
                 yield SeedTenant(tenant, shard, zone, tenant_size(tenant))
 
+    def home_of(self, tenant: str) -> tuple[str, str] | None:
+        """The region and shard that a tenant begins in; None for a name that the fleet has not."""
+        width = max(6, len(str(self.tenants)))
+        number = int(tenant[2:]) if re.fullmatch(r"t-[0-9]{6,9}", tenant, re.ASCII) else 0
+        if not 1 <= number <= self.tenants or tenant != f"t-{number:0{width}d}":
+            return None
+        each, more = divmod(self.tenants, self.shards)
+        larger = more * (each + 1)  # tenants of the first shards, which have one more
+        index = number - 1
+        shard = index // (each + 1) if index < larger else more + (index - larger) // each
+        region = self.regions[shard % len(self.regions)]
+        return region, self._shard_id(region, shard // len(self.regions))
+
     def _numbered(self, region: str) -> Iterator[tuple[int, int]]:
         """Each shard's number within its region, and within the fleet."""
         first = self.regions.index(region)

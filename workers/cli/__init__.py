@@ -41,7 +41,9 @@ _SUBCOMMANDS = {
     "breakglass": _Subcommand("breakglass", "app", "Let a refused release through, by two people."),
     "schedules": _Subcommand("schedules", "app", "What Temporal starts by itself."),
     "incidents": _Subcommand("incidents", "app", "Running releases that stand no more."),
-    "verdict": _Subcommand("verdict", "app", "Show a gate's verdict; replay it from its receipt."),
+    "verify": _Subcommand("verify", "verify", "Judge a release by all of its evidence."),
+    "verdict": _Subcommand("verdict", "app", "Show verdicts; give them again from the evidence."),
+    "forensics": _Subcommand("forensics", "app", "What ran where and when, with proof."),
     "events": _Subcommand("events", "events", "What happened to the fleet, from its receipts."),
     "receipts": _Subcommand("receipts", "app", "List, verify, prove and export receipts."),
 }
