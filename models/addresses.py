@@ -47,6 +47,24 @@ class GatewayAddress(_Addresses):
     kv_port: int = Field(ge=1, le=65535, description="the tenant KV API behind the gateway")
 
 
+class VerificationAddress(_Addresses):
+    """What the control worker judges releases by, and where it keeps what it judged."""
+
+    policy: Path = Field(description="the verification policy, TOML")
+    trust_root: Path = Field(description="whose signatures and clocks are believed, JSON")
+    vulnerabilities: Path = Field(description="the vulnerability database, a SQLite file")
+    archive: Path = Field(description="directory of archived evidence; nothing in it is removed")
+
+
+class BuilderAddress(_Addresses):
+    """Where the builder's settings, keys and work are."""
+
+    settings: Path = Field(description="whose commits it builds, and with what; TOML")
+    work: Path = Field(description="builds under way, and the logs of all")
+    keys: Path = Field(description="directory of the keys that sign releases")
+    clock: Path = Field(description="directory of the local timestamp authority")
+
+
 class ControlAddresses(_Addresses):
     """All that the control worker may reach."""
 
@@ -56,6 +74,12 @@ class ControlAddresses(_Addresses):
     signing_key: Path = Field(description="Ed25519 private key of the ledger's checkpoints, PEM")
     config: Path = Field(description="the fleet's configuration, TOML")
     releases: Path = Field(description="OCI image layout")
+    verification: VerificationAddress | None = Field(
+        default=None, description="without it every verdict is an error, and no release is let in"
+    )
+    builder: BuilderAddress | None = Field(
+        default=None, description="without it this worker builds no releases"
+    )
     otlp_endpoint: str | None = Field(default=None, description="OpenTelemetry collector, if any")
 
 

@@ -23,6 +23,9 @@ from stores.tera_filters import FILTERS, FUNCTIONS, TESTS, number, show
 TEMPLATES = Path(__file__).resolve().parent.parent / "deploy" / "config"
 """The templates that come with Chainring."""
 
+POLICY_TEMPLATE = TEMPLATES.parent / "verification" / "policy.toml.tera"
+"""The template of the verification policy."""
+
 _ENTRIES = "entries of an object"  # no name that a template could use
 _SHOWN = "as printed"
 _ARITHMETIC = (nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.Mod, nodes.Concat)
@@ -127,6 +130,15 @@ def render(source: str, values: Mapping[str, Any], *, name: str = "template") ->
         raise TemplateError(name, error.lineno, error.message or "syntax error") from None
     except (jinja2.TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise TemplateError(name, _line_of(error, name), str(error)) from None
+
+
+def render_policy(**values: Any) -> str:
+    """The verification policy of a new home: the template with these values.
+
+    Raises:
+        TemplateError: the template is missing or does not render.
+    """
+    return render(_template(POLICY_TEMPLATE), values, name=POLICY_TEMPLATE.name)
 
 
 def render_default_config() -> str:

@@ -3,6 +3,7 @@
 from activities.control import ControlActivities
 from activities.incidents import IncidentActivities
 from activities.overrides import OverrideActivities
+from activities.verification import VerificationActivities
 from models.addresses import ControlAddresses
 from models.ids import CONTROL_LEDGER
 from stores.checkpoints import Notary
@@ -14,6 +15,7 @@ from stores.overrides import OverrideStore
 from stores.sql import create_all, open_engine
 from workers.process import activities_of, connect, make_worker, serve
 from workers.settings import load_control
+from workers.supply import release_verifier
 from workflows.break_glass import BreakGlass
 from workflows.debt import SettleDebt
 from workflows.incident import Incident
@@ -40,6 +42,12 @@ class ControlParts:
         self.incidents = IncidentActivities(
             store=store, ledger=self.ledger, layout=layout, config=addresses.config
         )
+        self.verification = VerificationActivities(
+            verifier=release_verifier(addresses, layout),
+            layout=layout,
+            ledger=self.ledger,
+            overrides=self.overrides,
+        )
         self.activities = ControlActivities(
             store=store,
             ledger=self.ledger,
@@ -50,7 +58,10 @@ class ControlParts:
 
     def holders(self) -> list[object]:
         """Every object whose methods are activities of the control worker."""
-        return [self.activities, self.incidents, OverrideActivities(self.overrides)]
+        return [
+            *(self.activities, self.verification, self.incidents),
+            OverrideActivities(self.overrides),
+        ]
 
 
 async def run_control() -> int:

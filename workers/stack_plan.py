@@ -28,8 +28,10 @@ from models.stack import ProcessSpec, StackPlan
 from stores.keys import ensure_key
 from stores.oci import ImageLayout
 from stores.sql import create_all, open_engine
+from workers.builder import prepare_builder
 from workers.settings import control_file, home, region_file
 from workers.supervisor import plan_file
+from workers.supply import prepare_verification
 from workers.temporal_setup import CONTROL_QUEUE, REGION_QUEUE, SEARCH_ATTRIBUTES
 
 TEMPORAL_PORT = 7233
@@ -192,6 +194,8 @@ def _control(root: Path, ports: Ports, options: Options) -> None:
         signing_key=root / "control" / "signing.pem",
         config=root / "fleet.toml",
         releases=root / "releases",
+        verification=prepare_verification(root),
+        builder=prepare_builder(root),
         otlp_endpoint=options.otlp_endpoint,
     )
     ensure_key(addresses.signing_key)

@@ -37,6 +37,7 @@ _SUBCOMMANDS = {
     "fleet": _Subcommand("fleet", "app", "Seed the fleet; show shards and their releases."),
     "tenants": _Subcommand("tenants", "app", "Create, suspend, move and find tenants."),
     "releases": _Subcommand("releases", "app", "Keep and inspect releases."),
+    "build": _Subcommand("build", "app", "Build and attest releases out of git."),
     "rollout": _Subcommand("rollout", "app", "Plan, start, watch and steer rollouts."),
     "breakglass": _Subcommand("breakglass", "app", "Let a refused release through, by two people."),
     "schedules": _Subcommand("schedules", "app", "What Temporal starts by itself."),

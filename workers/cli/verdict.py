@@ -1,18 +1,19 @@
-"""`chainring verdict`: what the gates said, and whether their evidence says it again."""
+"""`chainring verdict`: what gates and verification said, and whether the evidence says it again."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
 from rich.markdown import Markdown
 
 from models.canonical import CanonicalError, canonical, parse
-from models.ids import CONTROL_LEDGER
+from models.ids import CONTROL_LEDGER, short
 from models.judge import judge
 from models.receipts import ReceiptError
+from models.release_verdict import render_verdict
 from models.verdict import Evidence, Verdict, render_markdown
 from stores.ledger import Ledger
 from stores.sql import StoreUnavailable, open_engine
@@ -26,12 +27,13 @@ from workers.cli.output import (
     emit_table,
     fail,
 )
+from workers.cli.release_verdicts import recorded_verdicts, replay_release
 from workers.settings import load_control, load_region
 
 KIND = "gate.verdict"
 
 app = typer.Typer(
-    help="Read the verdicts of the gates, and replay them from their receipts.",
+    help="Read the verdicts of gates and of verification, and replay them from their evidence.",
     no_args_is_help=True,
 )
 
@@ -44,7 +46,13 @@ File = Annotated[
 ]
 LedgerName = Annotated[str, typer.Option("--ledger", help="The ledger that --seq counts in.")]
 Seq = Annotated[int | None, typer.Option(min=0, help="Sequence number of the receipt.")]
-Rollout = Annotated[str | None, typer.Option(help="Every verdict of this rollout.")]
+Rollout = Annotated[str | None, typer.Option(help="Every gate's verdict of this rollout.")]
+Release = Annotated[
+    str | None,
+    typer.Option(
+        help="Verdicts on a release's evidence: digest, name:version, or number of the receipt."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -63,12 +71,16 @@ def replay(
     ledger: LedgerName = CONTROL_LEDGER,
     seq: Seq = None,
     rollout: Rollout = None,
+    release: Release = None,
     json: Json = False,
 ) -> None:
     """Judge the recorded evidence again, and compare. Exit code 0: all match; 1: one does not.
 
     Example: chainring verdict replay --ledger control --seq 42
     """
+    if release is not None:
+        _only(file, seq, rollout)
+        _replay_releases(release, json)
     replays = [_replay(each) for each in _load(file, ledger, seq, rollout)]
     if json:
         emit_json(replays)
@@ -96,12 +108,17 @@ def show(
     ledger: LedgerName = CONTROL_LEDGER,
     seq: Seq = None,
     rollout: Rollout = None,
+    release: Release = None,
     json: Json = False,
 ) -> None:
     """Print verdicts as they were recorded.
 
     Example: chainring verdict show --rollout rollout/catalog-1.1.0/1
     """
+    if release is not None:
+        _only(file, seq, rollout)
+        _show_releases(release, json)
+        return
     recorded = _load(file, ledger, seq, rollout)
     if json:
         emit_json([each.verdict for each in recorded])
@@ -112,6 +129,45 @@ def show(
         except ValidationError as error:
             fail(f"{each.origin}: verdict.{_first(error)}")
         console.print(Markdown(render_markdown(verdict)))
+        console.print()
+
+
+def _only(*others: object) -> None:
+    if any(other is not None for other in others):
+        fail("name one source: RECEIPT_FILE, --seq, --rollout or --release")
+
+
+def _replay_releases(which: str, json: bool) -> NoReturn:
+    replays = [replay_release(each) for each in recorded_verdicts(which)]
+    if json:
+        emit_json(replays)
+    else:
+        emit_table(
+            ("receipt", "release", "phase", "recorded", "replayed", "result"),
+            [
+                (
+                    each["receipt"],
+                    short(each["release"]),
+                    each["phase"],
+                    each["recorded"],
+                    each["replayed"],
+                    "match" if each["match"] else f"MISMATCH: {', '.join(each['differences'])}",
+                )
+                for each in replays
+            ],
+        )
+    raise typer.Exit(OK if all(each["match"] for each in replays) else NEGATIVE)
+
+
+def _show_releases(which: str, json: bool) -> None:
+    recorded = recorded_verdicts(which)
+    if json:
+        emit_json([each.verdict.model_dump(mode="json") for each in recorded])
+        return
+    for each in recorded:
+        console.print(Markdown(render_verdict(each.verdict)))
+        if each.override:
+            console.print(f"let through by {each.override}", highlight=False)
         console.print()
 
 

@@ -1,0 +1,91 @@
+"""The supply chain's part of a home: what releases are judged by, and the verifier that judges."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from activities.release_verifier import RegistryVerifier, VulnerabilitySource
+from activities.verification import Heartbeat, Judgement, ReleaseVerifier
+from models.addresses import ControlAddresses, VerificationAddress
+from models.release_evidence import VulnerabilityReport
+from models.release_verdict import Check, ReleaseVerdict, VerdictInputs
+from models.sbom import Component
+from models.verification_policy import load_policy
+from stores.evidence_archive import EvidenceArchive
+from stores.files import write_atomic
+from stores.oci import ImageLayout
+from stores.sql import StoreUnavailable
+from stores.templates import render_policy
+
+
+def prepare_verification(root: Path) -> VerificationAddress:
+    """Where a home keeps what releases are judged by; a policy that is there is left as it is.
+
+    The trust root and the vulnerability data are not made up here: until they are there, every
+    verdict is an error.
+    """
+    folder = root / "verification"
+    folder.mkdir(parents=True, exist_ok=True)
+    address = VerificationAddress(
+        policy=folder / "policy.toml",
+        trust_root=folder / "trust.json",
+        vulnerabilities=folder / "vulnerabilities.db",
+        archive=root / "evidence",
+    )
+    if not address.policy.exists():
+        text = render_policy()
+        load_policy(text)
+        write_atomic(address.policy, text.encode())
+    return address
+
+
+def release_verifier(addresses: ControlAddresses, layout: ImageLayout) -> ReleaseVerifier:
+    """The verifier that the addresses describe."""
+    address = addresses.verification
+    if address is None:
+        return NoVerifier()
+    return RegistryVerifier(
+        layout=layout,
+        registry=layout,
+        archive=EvidenceArchive(address.archive),
+        vulnerabilities=vulnerability_source(address),
+        policy=address.policy,
+        trust_root=address.trust_root,
+        config=addresses.config,
+    )
+
+
+def vulnerability_source(address: VerificationAddress) -> VulnerabilitySource:
+    """The database of known vulnerabilities that the address names."""
+    return NoVulnerabilities(address.vulnerabilities)
+
+
+class NoVulnerabilities:
+    """Stands where there is no vulnerability database: nothing is known, which is not clean."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def report(
+        self, release: str, components: Sequence[Component], *, at: datetime
+    ) -> VulnerabilityReport:
+        """Raises `StoreUnavailable`: an empty answer would look like a clean one."""
+        raise StoreUnavailable("unreachable", f"there is no vulnerability database at {self._path}")
+
+
+class NoVerifier:
+    """Stands where nobody said what to judge by: its every verdict is an error."""
+
+    def verify(self, release: str, *, phase: str, at: datetime, heartbeat: Heartbeat) -> Judgement:
+        """An error, which lets nothing through."""
+        why = "the control worker's addresses name no verification policy (`verification`)"
+        verdict = ReleaseVerdict(
+            release=release,
+            phase=phase,
+            at=at,
+            outcome="error",
+            why=why,
+            checks=[Check(name="policy", outcome="error", why=why)],
+            inputs=VerdictInputs(policy=None, trust_root=None, artifact=None, bundles=[]),
+        )
+        return Judgement(verdict, None)
