@@ -126,9 +126,9 @@ class RegistryVerifier:
             contents = found.attempt("contents", lambda: self._read_contents(release))
         heartbeat("the evidence is read")
         inputs = Inputs(
-            policy=policy and policy.to_bytes(),
-            trust_root=trust and trust.to_bytes(),
-            artifact=artifact and artifact_bytes(artifact),
+            policy=None if policy is None else policy.to_bytes(),
+            trust_root=None if trust is None else trust.to_bytes(),
+            artifact=None if artifact is None else artifact_bytes(artifact),
             bundles=bundles,
             contents=contents,
         )

@@ -49,8 +49,8 @@ def check_identity(evidence: Evidence, accepted: Accepted, policy: VerificationP
         allowed = "; ".join(each.words() for each in policy.signers(kind)) or "nobody"
         for signed in evidence.of_kind(kind):
             if signed.statement.is_about(evidence.release):
-                who = signer_words(signed)
-                faults.append(f"{kind} is signed by {who}; the policy allows {allowed}")
+                signer = signer_words(signed)
+                faults.append(f"{kind} is signed by {signer}; the policy allows {allowed}")
     if faults:
         return Check(name="identity", outcome="fail", why=faults[0], details=limited(faults))
     if not accepted.all():
