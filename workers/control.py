@@ -13,10 +13,12 @@ from stores.ledger import Ledger
 from stores.oci import ImageLayout
 from stores.overrides import OverrideStore
 from stores.sql import create_all, open_engine
+from workers.builder import build_activities
 from workers.process import activities_of, connect, make_worker, serve
 from workers.settings import load_control
 from workers.supply import release_verifier
 from workflows.break_glass import BreakGlass
+from workflows.build_release import BuildRelease
 from workflows.debt import SettleDebt
 from workflows.incident import Incident
 from workflows.rejudge import RejudgeDeployments
@@ -26,7 +28,7 @@ from workflows.verify_release import VerifyRelease
 DEPLOYMENT = "chainring-control"
 CONTROL_WORKFLOWS = [
     *(FleetRollout, SettleDebt, VerifyRelease),
-    *(BreakGlass, RejudgeDeployments, Incident),
+    *(BreakGlass, RejudgeDeployments, Incident, BuildRelease),
 ]
 
 
@@ -55,12 +57,15 @@ class ControlParts:
             config=addresses.config,
             notary=Notary(self.ledger, load_key(addresses.signing_key)),
         )
+        trust = addresses.verification.trust_root if addresses.verification else None
+        builder = addresses.builder
+        self.builders = [build_activities(builder, layout, trust)] if builder else []
 
     def holders(self) -> list[object]:
         """Every object whose methods are activities of the control worker."""
         return [
             *(self.activities, self.verification, self.incidents),
-            OverrideActivities(self.overrides),
+            *(OverrideActivities(self.overrides), *self.builders),
         ]
 
 
