@@ -1,7 +1,8 @@
 """Bulk verification of a ledger, from its database or from an export.
 
 The fast check hashes each receipt once and decodes only ``ledger``, ``prev`` and ``seq``, with a
-real JSON parser, so that nothing inside ``body`` can pose as them. That is enough to find every
+real JSON parser, so that nothing inside ``body`` can pose as them; both go by the batch, where a
+batch is a block of the file or a page of rows. That is enough to find every
 change of bytes that were once good: the hash at the end stands for all bytes before it. It does not
 ask whether a receipt was canonical and complete when it was written; the strict check does, and it
 is `models.verifier`, the same code that outsiders run. Whatever the fast check refuses is handed to
@@ -17,6 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
+from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -77,8 +79,12 @@ def check_ledger(
     """
     with read(ledger.engine) as connection:
         head = ledger.head(connection=connection)
-        lines = partial(_database_lines, connection, ledger.name)
-        part = partial(_database_segment, lines, ledger.name, keep=bool(checkpoints))
+        batches = partial(_database_lines, connection, ledger.name)
+        part = partial(_database_segment, batches, ledger.name, keep=bool(checkpoints))
+
+        def lines() -> Iterator[bytes]:
+            return chain.from_iterable(batches())
+
         report = _check([part], lines, ledger.name, checkpoints, strict=strict)
         _check_head(connection, ledger.name, head, report)
         if strict:
@@ -167,43 +173,54 @@ def _compare(hashes: bytes, checkpoints: Sequence[Checkpoint]) -> tuple[bytes, l
     return frontier.root(), met
 
 
-def _segment(lines: Iterable[bytes], ledger: str, start: int | None, *, keep: bool) -> _Segment:
+def _segment(
+    batches: Iterable[list[bytes]], ledger: str, start: int | None, *, keep: bool
+) -> _Segment:
     """Check receipts that follow each other; a ``start`` of None is what the first one says."""
     decode = msgspec.json.Decoder(_Link).decode
-    source = iter(lines)
-    first = next(source, None)
-    if first is None:
-        return _Segment(start or 0, GENESIS, 0, GENESIS, b"")
-    try:
-        link = decode(first)
-        begin, follows = link.seq, link.prev
-        if link.ledger != ledger or begin != (begin if start is None else start):
-            raise _Broken(f"receipt {start} is not there")
-        seq, prev = begin, sha256(first).hexdigest()
-        hashes = [prev]
-        for seq, line in enumerate(source, begin + 1):
-            link = decode(line)
-            if link.prev != prev or link.seq != seq or link.ledger != ledger:
-                raise _Broken(f"receipt {seq} does not follow the one before it")
-            prev = sha256(line).hexdigest()
-            if keep:
-                hashes.append(prev)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise _Broken(f"not a receipt: {error}") from None
-    kept = bytes.fromhex("".join(hashes)) if keep else b""
-    return _Segment(begin, follows, seq - begin + 1, prev, kept)
+    begin, follows, seq, prev = start, GENESIS, start or 0, GENESIS
+    kept, empty = bytearray(), True
+    for lines in batches:
+        if not lines:
+            continue
+        try:
+            links = [decode(line) for line in lines]
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise _Broken(f"not a receipt: {error}") from None
+        if empty:  # what the first one follows is for whoever joins the segments to judge
+            seq = links[0].seq if begin is None else begin
+            begin, follows, prev, empty = seq, links[0].prev, links[0].prev, False
+        hashes = b"".join([sha256(line).digest() for line in lines])
+        _check_links(links, ledger, seq, prev, hashes)
+        seq, prev = seq + len(lines), hashes[-HASH_BYTES:].hex()
+        if keep:
+            kept += hashes
+    return _Segment(begin or 0, follows, seq - (begin or 0), prev, bytes(kept))
+
+
+def _check_links(links: list[_Link], ledger: str, seq: int, prev: str, hashes: bytes) -> None:
+    """Whether a batch of links goes on from ``prev``: as a whole, which is what makes it fast."""
+    named = [link.prev for link in links]
+    # Of one length each: else a digit could be missing here and too many there.
+    same_length = {len(each) for each in named} == {2 * HASH_BYTES}
+    if not same_length or "".join(named) != prev + hashes[:-HASH_BYTES].hex():
+        raise _Broken(f"one of the receipts from {seq} on does not follow the one before it")
+    if [link.seq for link in links] != list(range(seq, seq + len(links))):
+        raise _Broken(f"one of the receipts from {seq} on has another number")
+    if {link.ledger for link in links} != {ledger}:
+        raise _Broken(f"one of the receipts from {seq} on is of another ledger")
 
 
 # --- An export file ---
 
 
 def _file_segment(path: Path, ledger: str, start: int, end: int, *, keep: bool) -> _Segment:
-    lines = _file_lines(path, start, end)
-    return _segment(lines, ledger, None if start else 0, keep=keep)
+    batches = _file_lines(path, start, end)
+    return _segment(batches, ledger, None if start else 0, keep=keep)
 
 
-def _file_lines(path: Path, start: int, end: int) -> Iterator[bytes]:
-    """The lines between two offsets; blocks are split at once, which is faster than by line."""
+def _file_lines(path: Path, start: int, end: int) -> Iterator[list[bytes]]:
+    """The lines between two offsets, block by block."""
     with path.open("rb") as file:
         file.seek(start)
         rest, left = b"", end - start
@@ -214,7 +231,7 @@ def _file_lines(path: Path, start: int, end: int) -> Iterator[bytes]:
             left -= len(block)
             lines = (rest + block).split(b"\n")
             rest = lines.pop()
-            yield from lines
+            yield lines
     if rest:
         raise _Broken("the file ends in the middle of a line")
 
@@ -230,16 +247,17 @@ def _line_start(path: Path, offset: int) -> int:
 # --- A database ---
 
 
-def _database_segment(lines: Callable[[], Iterator[bytes]], ledger: str, *, keep: bool) -> _Segment:
-    return _segment(lines(), ledger, 0, keep=keep)
+def _database_segment(
+    batches: Callable[[], Iterator[list[bytes]]], ledger: str, *, keep: bool
+) -> _Segment:
+    return _segment(batches(), ledger, 0, keep=keep)
 
 
-def _database_lines(connection: Connection, ledger: str) -> Iterator[bytes]:
+def _database_lines(connection: Connection, ledger: str) -> Iterator[list[bytes]]:
     query = select(_RECEIPTS.c.data).where(_RECEIPTS.c.ledger == ledger)
     streamed = query.order_by(_RECEIPTS.c.seq).execution_options(yield_per=_ROWS_AT_ONCE)
     for rows in connection.execute(streamed).partitions():
-        for row in rows:
-            yield row[0]
+        yield [row[0] for row in rows]
 
 
 def _check_head(connection: Connection, ledger: str, head: Head, report: Report) -> None:

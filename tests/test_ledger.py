@@ -469,14 +469,3 @@ def test_an_index_column_that_lies_is_found_by_the_strict_check(ledger: Ledger, 
         tamper(connection, f"UPDATE receipt SET {column} = 'lie.told' WHERE seq = 1")
     with pytest.raises(Refused, match=f"receipt 1: its column {column}"):
         check_ledger(ledger, strict=True)
-
-
-def test_two_receipts_on_one_line_do_not_hide_behind_an_empty_one(tmp_path, database):
-    ledger = Ledger(open_engine(database), "eu")
-    ledger.append([draft(number) for number in range(4)])
-    first, second, third, fourth = (stored.data for stored in ledger.read())
-    export = tmp_path / "eu.jsonl"
-    export.write_bytes(first + b"\n" + second + b" " + third + b"\n\n" + fourth + b"\n")
-
-    with pytest.raises(Refused):
-        check_export(export, ledger="eu")
