@@ -49,47 +49,67 @@ def extend(size: int, leaves: Sequence[bytes], load: TileLoader) -> dict[tuple[i
     return changed
 
 
-def inclusion_path(index: int, size: int, load: TileLoader) -> list[bytes]:
-    """The audit path of leaf ``index`` in the tree of the first ``size`` leaves.
+class TileTree:
+    """The tree that tiles hold; what was hashed once is kept for the next proof."""
 
-    Raises:
-        ValueError: there is no such leaf.
-        TileError: a tile that the path needs is damaged.
-    """
-    if not 0 <= index < size:
-        raise ValueError(f"no leaf {index} in a tree of {size}")
-    path = []
-    low, high = 0, size
-    while high - low > 1:
-        middle = low + (1 << (high - low - 1).bit_length() - 1)
-        if index < middle:
-            path.append(tree_hash(middle, high, load))
-            high = middle
-        else:
-            path.append(tree_hash(low, middle, load))
-            low = middle
-    return path[::-1]
+    def __init__(self, load: TileLoader) -> None:
+        self._load = load
+        self._nodes: dict[tuple[int, int], bytes] = {}
 
+    def inclusion_path(self, index: int, size: int) -> list[bytes]:
+        """The audit path of leaf ``index`` in the tree of the first ``size`` leaves.
 
-def tree_hash(low: int, high: int, load: TileLoader) -> bytes:
-    """The root over leaves ``low`` to ``high`` (not included), ``low`` at a split of the tree."""
-    width = high - low
-    if width & (width - 1) == 0:
-        return _node(width.bit_length() - 1, low // width, load)
-    middle = low + (1 << (width - 1).bit_length() - 1)
-    return node_hash(tree_hash(low, middle, load), tree_hash(middle, high, load))
+        Raises:
+            ValueError: there is no such leaf.
+            TileError: a tile that the path needs is damaged.
+        """
+        if not 0 <= index < size:
+            raise ValueError(f"no leaf {index} in a tree of {size}")
+        path = []
+        low, high = 0, size
+        while high - low > 1:
+            middle = low + (1 << (high - low - 1).bit_length() - 1)
+            if index < middle:
+                path.append(self.root(middle, high))
+                high = middle
+            else:
+                path.append(self.root(low, middle))
+                low = middle
+        return path[::-1]
 
+    def root(self, low: int, high: int) -> bytes:
+        """The root over leaves ``low`` to ``high`` (not included), ``low`` at a split of the tree.
 
-def _node(level: int, number: int, load: TileLoader) -> bytes:
-    """The root of the full subtree ``number`` of 2^level leaves."""
-    row, inner = divmod(level, HEIGHT)
-    first = number << inner
-    tile, offset = divmod(first, TILE)
-    start = offset * HASH_BYTES
-    part = load(row, tile)[start : start + (HASH_BYTES << inner)]
-    if len(part) != HASH_BYTES << inner:
-        raise TileError(f"tile {tile} of level {row} lacks hash {offset}")
-    return _root(part)
+        Raises:
+            TileError: a tile that is needed is damaged.
+        """
+        width = high - low
+        if width & (width - 1) == 0:
+            return self._node(width.bit_length() - 1, low // width)
+        middle = low + (1 << (width - 1).bit_length() - 1)
+        return node_hash(self.root(low, middle), self.root(middle, high))
+
+    def _node(self, level: int, number: int) -> bytes:
+        """The root of the full subtree ``number`` of 2^level leaves."""
+        key = (level, number)
+        found = self._nodes.get(key)
+        if found is None:
+            found = self._nodes[key] = (
+                self._stored(level // HEIGHT, number)
+                if level % HEIGHT == 0
+                else node_hash(
+                    self._node(level - 1, 2 * number), self._node(level - 1, 2 * number + 1)
+                )
+            )
+        return found
+
+    def _stored(self, level: int, number: int) -> bytes:
+        tile, offset = divmod(number, TILE)
+        start = offset * HASH_BYTES
+        found = self._load(level, tile)[start : start + HASH_BYTES]
+        if len(found) != HASH_BYTES:
+            raise TileError(f"tile {tile} of level {level} lacks hash {offset}")
+        return found
 
 
 def _root(hashes: bytes) -> bytes:

@@ -32,6 +32,7 @@ from stores.forensics_tables import (
     CURRENT,
     FACT,
     INDEXED,
+    KNOWN_RELEASE,
     LAYOUT,
     METADATA,
     PLACEMENT,
@@ -81,6 +82,10 @@ class _Batch:
     current: dict[str, tuple[str, int]] = field(default_factory=dict)
     stays: dict[str, list[int]] = field(default_factory=dict)
     leaves: list[bytes] = field(default_factory=list)
+
+    def releases(self) -> set[str]:
+        """The releases that the batch names."""
+        return {*self.stays, *(row[0] for row in self.rows.get(FACT.name, ()))}
 
     def add(self, table: Table, *row: Any) -> None:
         """Add a row, values in the order of the table's columns."""
@@ -248,6 +253,7 @@ def _store(connection: Connection, name: str, before: Indexed, batch: _Batch) ->
     for statement, changed in (
         (_insert(CURRENT, "OR REPLACE"), current),
         (_insert(STAY) + " ON CONFLICT DO UPDATE SET times = times + excluded.times", stays),
+        (_insert(KNOWN_RELEASE, "OR IGNORE"), [(release,) for release in sorted(batch.releases())]),
         (_insert(TILES, "OR REPLACE"), [(name, *key, data) for key, data in tiles.items()]),
     ):
         if changed:

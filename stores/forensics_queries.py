@@ -15,31 +15,33 @@ _STAY = """
 SELECT a.ledger, a.shard, a.seq, a.since, a.release, a.rollout, a.verdict,
   (SELECT min(n.seq) FROM activation n
     WHERE n.ledger = a.ledger AND n.shard = a.shard AND n.seq > a.seq) AS next
-FROM activation a
 """
 """An activation with the one that ended it."""
 
+# CROSS JOIN: SQLite, which has no statistics here, keeps to the order that is written.
 _AT = text(
     _STAY  # noqa: S608
     + """
-JOIN current c ON c.ledger = a.ledger AND c.shard = a.shard
-WHERE a.seq = (SELECT b.seq FROM activation b INDEXED BY activation_since
+FROM current c CROSS JOIN activation a ON a.ledger = c.ledger AND a.shard = c.shard
+  AND a.seq = (SELECT b.seq FROM activation b INDEXED BY activation_since
     WHERE b.ledger = c.ledger AND b.shard = c.shard AND b.since <= :at
     ORDER BY b.since DESC, b.seq DESC LIMIT 1)
-  AND (:ledger = '' OR c.ledger = :ledger) AND (:shard = '' OR c.shard = :shard)
-ORDER BY a.ledger, a.shard
+WHERE (:ledger = '' OR c.ledger = :ledger) AND (:shard = '' OR c.shard = :shard)
+ORDER BY c.ledger, c.shard
 """
 )
 _RUNNING = text(
     _STAY
     + """
-JOIN current c ON c.ledger = a.ledger AND c.shard = a.shard AND c.seq = a.seq
+FROM current c CROSS JOIN activation a
+  ON a.ledger = c.ledger AND a.shard = c.shard AND a.seq = c.seq
 WHERE c.release IN :releases ORDER BY a.ledger, a.shard LIMIT :limit
 """
 ).bindparams(bindparam("releases", expanding=True))
 _PAST = text(
     _STAY  # noqa: S608
     + """
+FROM activation a
 WHERE a.release = :release AND a.ledger = :ledger
   AND NOT EXISTS (SELECT 1 FROM current c
     WHERE c.ledger = a.ledger AND c.shard = a.shard AND c.seq = a.seq)
@@ -68,9 +70,9 @@ _JUDGED = text(
 _FACTS = text(
     "SELECT * FROM fact WHERE release = :release ORDER BY since, ledger, seq LIMIT :limit"
 )
-_KNOWN = text(
-    "SELECT release FROM stay UNION SELECT release FROM fact EXCEPT SELECT release FROM bill "
-    "WHERE problem = ''"
+_WITHOUT_BILL = text(
+    "SELECT k.release FROM known_release k LEFT JOIN bill b ON b.release = k.release "
+    "WHERE b.release IS NULL OR b.problem != '' ORDER BY k.release"
 )
 _COMPONENTS = text(
     "SELECT release, purl FROM component WHERE package = :package "
@@ -184,7 +186,7 @@ def facts(connection: Connection, release: str, limit: int) -> list[FactRow]:
 
 def releases_without_bill(connection: Connection) -> list[str]:
     """Releases that receipts name and whose components are not known."""
-    return list(connection.execute(_KNOWN).scalars())
+    return list(connection.execute(_WITHOUT_BILL).scalars())
 
 
 def bill_problems(connection: Connection) -> list[tuple[str, str]]:

@@ -95,6 +95,14 @@ FACT = Table(
     sqlite_with_rowid=False,
 )
 
+KNOWN_RELEASE = Table(
+    "known_release",
+    METADATA,
+    Column("release", String, primary_key=True),
+    sqlite_with_rowid=False,
+)
+"""Every release that a receipt names."""
+
 TILES = Table(
     "tile",
     METADATA,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from models.checkpoint import Checkpoint, PublicKey, open_checkpoint
 from models.merkle import verify_inclusion
-from models.merkle_tiles import TileError, TileLoader, inclusion_path
+from models.merkle_tiles import TileError, TileLoader, TileTree
 from models.receipts import StoredReceipt
 from models.verifier import Refused
 from stores.checkpoints import CheckpointFiles
@@ -33,7 +33,7 @@ class TileProver:
         self, name: str, tiles: TileLoader, size: int, files: CheckpointFiles, key: PublicKey
     ) -> None:
         self._name = name
-        self._tiles = tiles
+        self._tree = TileTree(tiles)
         self._signed = _newest(files, key, size)
 
     @property
@@ -56,7 +56,7 @@ class TileProver:
                 "(`chainring receipts checkpoint`)"
             )
         try:
-            path = inclusion_path(stored.seq, checkpoint.size, self._tiles)
+            path = self._tree.inclusion_path(stored.seq, checkpoint.size)
         except TileError as error:
             raise ProofError(f"the index is damaged: {error}") from None
         entry = bytes.fromhex(stored.hash)

@@ -1,6 +1,7 @@
 """What ran where and when: answers, the receipts and proofs under them, and what is not shown."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,13 @@ from tampering import damage
 
 from models.merkle import root as merkle_root
 from models.merkle import verify_inclusion
-from models.merkle_tiles import TileError, extend, inclusion_path, tree_hash
+from models.merkle_tiles import TileError, TileTree, extend
 from models.seeding import FleetLayout
 from models.verifier import leaf_hash, verify_proof
+from stores import forensics_queries as queries
 from stores.forensics_bills import EvidenceUnavailable, update_bills
 from stores.forensics_index import ForensicsError, ForensicsIndex
-from stores.sql import write
+from stores.sql import read, write
 
 
 @pytest.fixture
@@ -355,6 +357,18 @@ def test_an_answer_is_json(past: Past):
     assert json.loads(answer.model_dump_json())["as_of"]["eu"]["size"] == 4
 
 
+def test_no_question_scans_the_activations(past: Past):
+    """Seven years of them: each look-up follows an index."""
+    with read(past.index.engine) as connection:
+        for query in (queries._AT, queries._RUNNING, queries._PAST, queries._STAYS, queries._JUDGED,
+                      queries._PLACED, queries._FACTS, queries._COMPONENTS):  # fmt: skip
+            names = dict.fromkeys(re.findall(r":(\w+)", query.text), "1")
+            explain = text(f"EXPLAIN QUERY PLAN {query.text.replace(':releases', '(:releases)')}")
+            plan = "; ".join(row[3] for row in connection.execute(explain, names))
+            assert "SCAN c" in plan or "SCAN" not in plan, plan
+            assert "AUTOMATIC" not in plan, plan
+
+
 # --- Tiles ---
 
 
@@ -375,11 +389,12 @@ def test_proofs_from_tiles_are_those_of_the_whole_tree(steps: list[int], data):
     part = data.draw(st.integers(1, size))
     index = data.draw(st.integers(0, part - 1))
     root = merkle_root(entries[:part])
-    assert tree_hash(0, part, load) == root
-    path = inclusion_path(index, part, load)
+    tree = TileTree(load)
+    assert tree.root(0, part) == root
+    path = tree.inclusion_path(index, part)
     assert verify_inclusion(entries[index], index, part, path, root)
     with pytest.raises(ValueError, match="no leaf"):
-        inclusion_path(part, part, load)
+        tree.inclusion_path(part, part)
     tiles[0, size // 256] = b"short"
     with pytest.raises(TileError):
         extend(size + (size % 256 == 0), [bytes(32)], load)
@@ -394,5 +409,5 @@ def test_a_proof_reads_few_tiles():
         read.add((level, number))
         return tiles[level, number]
 
-    inclusion_path(12_345, 70_000, load)
+    TileTree(load).inclusion_path(12_345, 70_000)
     assert len(read) <= 6

@@ -16,7 +16,7 @@ from models.strict_json import EvidenceError
 from stores.sbom import ALTERED_PROPERTY, LEFT_OUT_PROPERTY, LockSource
 from stores.sbom_contents import read_contents
 from stores.unpack import Limits
-from tests.sbom_harness import (
+from sbom_harness import (
     AUDIT,
     CARGO_LOCK,
     DIGEST,

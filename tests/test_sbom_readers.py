@@ -22,7 +22,7 @@ from models.strict_json import EvidenceError
 from stores.sbom_files import read_bounded
 from stores.sbom_python import read_wheel
 from stores.sbom_rust import inflate, read_audited_binary
-from tests.sbom_harness import (
+from sbom_harness import (
     AUDIT,
     CARGO_LOCK,
     audited,
