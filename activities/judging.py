@@ -1,7 +1,7 @@
 """From the bytes that were archived to a verdict: the same today and whenever it is replayed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from pydantic import TypeAdapter, ValidationError
@@ -9,7 +9,14 @@ from pydantic import TypeAdapter, ValidationError
 from models.canonical import canonical
 from models.judge_contents import accepted_sboms
 from models.judge_signers import accept
-from models.release_evidence import Artifact, Evidence, RefusedBundle, Unread, VulnerabilityReport
+from models.release_evidence import (
+    Artifact,
+    Evidence,
+    RefusedBundle,
+    Unread,
+    VulnerabilityReport,
+    read_sboms,
+)
 from models.release_judge import judge_release
 from models.release_verdict import Check, ReleaseVerdict, VerdictInputs, conclude
 from models.sbom import Component, Sbom
@@ -140,13 +147,14 @@ def gathered(
         damaged=inputs.problems.get(DAMAGED, ""),
         statements=statements,
         refused=refused,
+        sboms=read_sboms(statements, release),
     )
-    return Evidence(**{**vars(evidence), "comparisons": _compared(inputs, evidence, policy)})
+    return replace(evidence, comparisons=_compared(inputs, evidence, policy))
 
 
 def components(evidence: Evidence, policy: VerificationPolicy) -> list[Component] | None:
     """The packages that the SBOMs which count name, each once; None where no SBOM counts."""
-    sboms = [sbom for _, sbom in accepted_sboms(accept(evidence, policy))]
+    sboms = [sbom for _, sbom in accepted_sboms(evidence, accept(evidence, policy))]
     if not any(isinstance(sbom, Sbom) for sbom in sboms):
         return None
     found = {
@@ -211,7 +219,7 @@ def _compared(
         signed.digest: contents
         if isinstance(contents, Unread)
         else compare(sbom, contents, digest=evidence.release)
-        for signed, sbom in accepted_sboms(accept(evidence, policy))
+        for signed, sbom in accepted_sboms(evidence, accept(evidence, policy))
         if isinstance(sbom, Sbom)
     }
 

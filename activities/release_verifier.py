@@ -6,7 +6,7 @@ from the next look on. Every part is archived before the verdict is given.
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -130,7 +130,6 @@ class RegistryVerifier:
             trust_root=None if trust is None else trust.to_bytes(),
             artifact=None if artifact is None else artifact_bytes(artifact),
             bundles=bundles,
-            contents=contents,
         )
         report = None
         if policy is not None and trust is not None:
@@ -138,8 +137,8 @@ class RegistryVerifier:
             parts = components(evidence, policy)
             if parts is not None:
                 report = found.attempt("vulnerabilities", lambda: self._look_up(release, parts, at))
-        return Inputs(
-            **{**vars(inputs), "vulnerabilities": report, "problems": dict(found.problems)}
+        return replace(
+            inputs, contents=contents, vulnerabilities=report, problems=dict(found.problems)
         )
 
     def _read_policy(self) -> VerificationPolicy:

@@ -7,7 +7,7 @@ from models.judge_signers import Accepted, missing_evidence
 from models.package_names import sbom_doubts
 from models.release_evidence import Evidence, KnownVulnerability, Unread, VulnerabilityReport
 from models.release_verdict import Check, limited
-from models.sbom import Component, Sbom, sbom_of
+from models.sbom import Component, Sbom
 from models.sbom_compare import SbomComparison
 from models.signed_statement import SignedStatement
 from models.strict_json import EvidenceError
@@ -19,16 +19,11 @@ STRONG_HASHES = frozenset(
 )
 
 
-def accepted_sboms(accepted: Accepted) -> list[tuple[SignedStatement, Sbom | EvidenceError]]:
-    """The bills of materials that count, read; one that cannot be read is its error."""
-    return [(signed, _read(signed)) for signed in accepted.by_kind["sbom"]]
-
-
-def _read(signed: SignedStatement) -> Sbom | EvidenceError:
-    try:
-        return sbom_of(signed.statement.predicate)
-    except EvidenceError as error:
-        return error
+def accepted_sboms(
+    evidence: Evidence, accepted: Accepted
+) -> list[tuple[SignedStatement, Sbom | EvidenceError]]:
+    """The bills of materials that count; one that cannot be read is its error."""
+    return [(each, evidence.sboms[each.digest]) for each in accepted.by_kind["sbom"]]
 
 
 def check_sbom(evidence: Evidence, accepted: Accepted, policy: VerificationPolicy) -> Check:
@@ -39,7 +34,7 @@ def check_sbom(evidence: Evidence, accepted: Accepted, policy: VerificationPolic
     faults: list[str] = []
     errors: list[str] = []
     count = 0
-    for signed, sbom in accepted_sboms(accepted):
+    for signed, sbom in accepted_sboms(evidence, accepted):
         label = accepted.label(signed)
         if isinstance(sbom, EvidenceError):
             faults.append(f"{label}: {sbom}")

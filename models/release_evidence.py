@@ -4,16 +4,18 @@ What could not be read is here too, as `Unread`, so that it cannot be mistaken f
 is not there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from models.ids import Digest
+from models.sbom import Sbom, sbom_of
 from models.sbom_compare import SbomComparison
 from models.signed_statement import SignedStatement
 from models.statement import PROVENANCE, SBOM, SIGNATURE, TESTS
+from models.strict_json import EvidenceError
 from models.verification_policy import EvidenceKind
 
 Severity = Literal["none", "low", "medium", "high", "critical", "unknown"]
@@ -95,6 +97,8 @@ class Evidence:
         listing: why the registry's list of evidence could not be had, if it could not.
         damaged: why the list that is there cannot be trusted, if it cannot.
         statements, refused: every bundle that was found, by whether its signature stands.
+        sboms: the bills of materials about the release, read once, by their bundles' digests; or
+            why one cannot be read.
         comparisons: each readable SBOM against what is in the artifact, by its bundle's digest.
         vulnerabilities: what is known against the components of the SBOMs that count.
     """
@@ -106,6 +110,7 @@ class Evidence:
     damaged: str = ""
     statements: tuple[SignedStatement, ...] = ()
     refused: tuple[RefusedBundle, ...] = ()
+    sboms: Mapping[str, Sbom | EvidenceError] = field(default_factory=dict)
     comparisons: Mapping[str, SbomComparison | Unread] = field(default_factory=dict)
 
     def of_kind(self, kind: EvidenceKind) -> list[SignedStatement]:
@@ -113,6 +118,24 @@ class Evidence:
         return [
             each for each in self.statements if each.statement.predicate_type == PREDICATES[kind]
         ]
+
+
+def read_sboms(
+    statements: Iterable[SignedStatement], release: str
+) -> dict[str, Sbom | EvidenceError]:
+    """The bills of materials among statements about a release, by their bundles' digests."""
+    return {
+        each.digest: _read_sbom(each)
+        for each in statements
+        if each.statement.predicate_type == SBOM and each.statement.is_about(release)
+    }
+
+
+def _read_sbom(signed: SignedStatement) -> Sbom | EvidenceError:
+    try:
+        return sbom_of(signed.statement.predicate)
+    except EvidenceError as error:
+        return error
 
 
 def kind_of(predicate_type: str) -> EvidenceKind | None:

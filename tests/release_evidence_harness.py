@@ -12,6 +12,7 @@ from models.release_evidence import (
     KnownVulnerability,
     RefusedBundle,
     VulnerabilityReport,
+    read_sboms,
 )
 from models.release_judge import judge_release
 from models.release_verdict import ReleaseVerdict, VerdictInputs
@@ -189,6 +190,7 @@ def evidence(*statements: SignedStatement, **changes: Any) -> Evidence:
         "artifact": Artifact(digest=RELEASE, media_type=MANIFEST_TYPE),
         "vulnerabilities": report(),
         "statements": tuple(statements),
+        "sboms": read_sboms(statements, RELEASE),
         "comparisons": {
             each.digest: fits for each in statements if each.statement.predicate_type == SBOM
         },

@@ -36,14 +36,14 @@ def judged(plane: Plane, release: str) -> list[Receipt]:
     return [each.receipt for each in plane.ledger.read(kinds=["release.judged"], subject=release)]
 
 
-def let_through(plane: Plane, release: str) -> Override:
+def let_through(plane: Plane, release: str, until: datetime | None = None) -> Override:
     override = Override(
         id=f"breakglass/{release[-12:]}/1",
         release=release,
         opened_by="ana",
         approved_by="ben",
         reason="fix for the outage",
-        expires=datetime.now(UTC) + timedelta(days=1),
+        expires=until or datetime.now(UTC) + timedelta(days=1),
     )
     draft = Draft(
         kind="breakglass.approved",
@@ -188,6 +188,16 @@ async def test_a_break_glass_lets_it_through_and_is_seen_everywhere(
     assert "BREAK-GLASS" in await look(handle)
     assert {each.body["override"]["id"] for each in judged(plane, release)} == {override.id}
     assert {each.override for each in fleet.regions["eu"].approvals} == {override.id}
+
+
+async def test_an_approval_that_is_replayed_after_its_time_opens_nothing(
+    plane: Plane, fleet: Fleet
+) -> None:
+    release = fleet.release("1.1.0")
+    plane.verifier.say(release, "fail")
+    let_through(plane, release, until=datetime.now(UTC) - timedelta(seconds=1))
+
+    assert (await end(await fleet.start(release))).state == RolloutState.REFUSED
 
 
 async def test_an_override_for_another_release_opens_nothing(plane: Plane, fleet: Fleet) -> None:

@@ -234,6 +234,11 @@ def print_status(status: RolloutStatus) -> None:
                     f"  {ring.name} {metric.metric}: {metric.outcome}: {escape(metric.why)}",
                     highlight=False,
                 )
+    if status.verification is not None:
+        for line in status.verification.markdown():
+            console.print(f"  {escape(line.replace('**', ''))}", highlight=False)
+    for warning in status.warnings:
+        console.print(f"  [yellow]warning:[/yellow] {escape(warning)}", highlight=False)
     for made in status.decisions:
         console.print(f"  {made.at:%H:%M:%S} {made.what} by {made.actor}: {escape(made.reason)}")
 
