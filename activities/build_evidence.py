@@ -88,7 +88,7 @@ def _byproduct(name: str, digest: str) -> Material:
 def _sbom(step: AttestRelease, workspace: Workspace, builder: str) -> dict[str, object]:
     fetched = step.fetched
     data = make_sbom(
-        workspace.need(workspace.unpacked) / "release",
+        workspace.need(workspace.release),
         step.built.release,
         name=fetched.name,
         version=fetched.version,

@@ -16,6 +16,7 @@ from models.build import BuildKey
 from models.provenance import MAX_DIFFERENCES
 from stores.build_runner import Beat
 from stores.files import file_lock
+from stores.unpack import ROOTFS
 
 _WAIT_S = 0.1
 
@@ -32,8 +33,7 @@ class Workspace:
         self._root = root
         self.path = root / "builds" / name
         self.source = self.path / "source"
-        self.layout = self.path / "layout"
-        self.unpacked = self.path / "unpacked"
+        self.release = self.path / "unpacked" / "release" / ROOTFS
         self.evidence = self.path / "evidence"
 
     @contextmanager

@@ -11,22 +11,26 @@ from typing import Any
 
 from git_harness import Repository, allow, ssh_key
 from rollout_harness import UNVERSIONED, address
-from signing_harness import World
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 
 from activities.build import BuildActivities
 from activities.control import ControlActivities
+from models.addresses import BuilderAddress
 from models.build import BuildRequest, BuildResult, BuildStatus
 from models.builder import BuilderSettings
 from models.ids import CONTROL_LEDGER
+from models.receipts import Receipt
+from models.trust import read_trust_root
+from stores.bundle_verifier import verify_bundle
 from stores.checkpoints import Notary
 from stores.control import ControlStore
 from stores.keys import ensure_key
 from stores.ledger import Ledger, utc_now
 from stores.oci import ImageLayout
 from stores.sql import create_all, open_engine
+from workers.builder import trusted_signer
 from workers.process import activities_of, make_worker
 from workers.temporal_setup import CONTROL_QUEUE, ensure
 from workflows.build_release import BuildRelease
@@ -58,14 +62,6 @@ print("1..2")
 SPEC = "@prefix a: <urn:a#> .\na:web a:listens a:port .\n"
 
 
-class Signers(World):
-    """Signs by the clock of this moment."""
-
-    def sign(self, statement: bytes) -> bytes:
-        self.clock.now = utc_now()
-        return self.signer().sign(statement)
-
-
 class Builder:
     """The parts of a builder below ``home``, without its worker."""
 
@@ -76,15 +72,18 @@ class Builder:
         engine = open_engine(f"sqlite:///{home}/control.db")
         create_all(engine)
         self.ledger = Ledger(engine, CONTROL_LEDGER)
-        self.signers = Signers()
+        self.trust = home / "trust.json"
+        address = BuilderAddress(
+            settings=home, work=home / "work", keys=home / "keys", clock=home / "clock"
+        )
         settings = BuilderSettings(
             id="urn:test:builder", allowed_signers=signers, path=os.environ["PATH"]
         )
         self.activities = BuildActivities(
             settings=settings,
-            work=home / "work",
+            work=address.work,
             shelf=self.layout,
-            signer=lambda: self.signers,
+            signer=trusted_signer(address, self.trust),
             python=sys.executable,
         )
         self.control = ControlActivities(
@@ -95,10 +94,10 @@ class Builder:
             notary=Notary(self.ledger, ensure_key(home / "key.pem")),
         )
 
-    def worker(self, client: Client) -> Any:
+    def worker(self, client: Client, queue: str = CONTROL_QUEUE) -> Any:
         return make_worker(
             client,
-            address("default", CONTROL_QUEUE),
+            address("default", queue),
             UNVERSIONED,
             deployment="control",
             workflows=[BuildRelease],
@@ -135,13 +134,31 @@ class Yard:
         )
 
 
-async def start(client: Client, request: object) -> Any:
+def statements(yard: Yard, release: str) -> dict[str, Any]:
+    """Verified statements about a release, by predicate type; each type once."""
+    root = read_trust_root(yard.builder.trust.read_bytes())
+    found: dict[str, Any] = {}
+    for bundle in yard.builder.layout.evidence(release):
+        signed = verify_bundle(bundle, root, now=utc_now())
+        assert signed.statement.is_about(release)
+        assert signed.statement.predicate_type not in found
+        found[signed.statement.predicate_type] = signed.statement.predicate
+    return found
+
+
+def only(yard: Yard, kind: str) -> Receipt:
+    """The one receipt of a kind."""
+    [stored] = yard.builder.ledger.read(kinds=[kind])
+    return stored.receipt
+
+
+async def start(client: Client, request: object, queue: str = CONTROL_QUEUE) -> Any:
     """Start a build as the CLI does."""
     return await client.start_workflow(
         "BuildRelease",
         request,
         id=f"build/test/{next(_numbers)}",
-        task_queue=CONTROL_QUEUE,
+        task_queue=queue,
         result_type=BuildResult,
     )
 

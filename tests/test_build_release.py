@@ -3,16 +3,18 @@
 import asyncio
 
 import pytest
-from build_harness import Yard, server, start, status_of, until
+from build_harness import Yard, only, server, start, statements, status_of, until
 from temporalio.client import WorkflowFailureError
 from test_build_runner import gone
 
+from models.canonical import canonical
 from models.provenance import BUILD_TYPE, read_provenance
+from models.sbom import read_sbom
+from models.sbom_compare import compare
 from models.statement import PROVENANCE, SBOM, SIGNATURE, TESTS
 from models.test_results import read_test_result
-from stores.bundle_verifier import verify_bundle
-from stores.ledger import utc_now
 from stores.oci import ReleaseNotFound
+from stores.sbom_contents import read_contents
 from workflows.regions import plain_words
 
 
@@ -33,26 +35,6 @@ async def failure(yard, commit, **fields):
     return plain_words(caught.value)
 
 
-def statements(yard, release):
-    """Verified statements about a release, by predicate type; each type once."""
-    root = yard.builder.signers.trust(
-        valid_from=utc_now().replace(year=2025), valid_until=utc_now().replace(year=2036)
-    )
-    found = {}
-    for bundle in yard.builder.layout.evidence(release):
-        signed = verify_bundle(bundle, root, now=utc_now())
-        assert signed.statement.is_about(release)
-        assert signed.statement.predicate_type not in found
-        found[signed.statement.predicate_type] = signed.statement.predicate
-    return found
-
-
-def only(yard, kind):
-    """The one receipt of a kind."""
-    [stored] = yard.builder.ledger.read(kinds=[kind])
-    return stored.receipt
-
-
 def untouched(yard):
     """Nothing was published, and nothing is left behind."""
     with pytest.raises(ReleaseNotFound):
@@ -61,7 +43,7 @@ def untouched(yard):
     return not list(yard.builder.ledger.read(kinds=["release.built"]))
 
 
-async def test_a_commit_becomes_a_release_with_all_its_evidence(yard):
+async def test_a_commit_becomes_a_release_with_all_its_evidence(yard, tmp_path):
     commit = yard.commit()
     result, status = await build(yard, commit, ref="refs/heads/main", reproducible=True)
     layout = yard.builder.layout
@@ -76,6 +58,9 @@ async def test_a_commit_becomes_a_release_with_all_its_evidence(yard):
     assert (said.commit, said.ref) == (commit, "refs/heads/main")
     assert said.commit_signature.principal == "ana@example.org"
     names = {material.name for material in said.materials}
+    bill = read_sbom(canonical(found[SBOM]))
+    contents = read_contents(layout.unpack(result.release, tmp_path / "unpacked"))
+    assert compare(bill, contents, digest=result.release).covers
     assert {"chainring.build.toml", "requirements.txt", ".specify/web.ttl"} <= names
     assert said.reproducibility.identical and not said.reproducibility.differences
     summary, results = read_test_result(found[TESTS])

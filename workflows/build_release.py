@@ -39,6 +39,8 @@ COMMANDS = timedelta(hours=7)
 """Above what a build file may ask for; its own limits end the commands."""
 EFFECT = timedelta(minutes=30)
 HEARTBEAT = timedelta(seconds=15)
+BRIEF_HEARTBEAT = timedelta(seconds=8)
+"""Of steps that are done in seconds, so that one whose worker died is soon done by another."""
 MAX_ATTEMPTS = 3
 _LOST = "WorkspaceLost"
 
@@ -232,7 +234,7 @@ async def _step(
         args=[] if argument is None else [argument],
         result_type=result,
         start_to_close_timeout=limit,
-        heartbeat_timeout=HEARTBEAT,
+        heartbeat_timeout=BRIEF_HEARTBEAT if limit == EFFECT else HEARTBEAT,
         retry_policy=steps.PERSISTENT,
         cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         summary=summary,
