@@ -4,7 +4,7 @@ The index finds; the ledgers say. Every row that goes into an answer is compared
 and each receipt is proved against a signed checkpoint. What cannot be shown is said.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,8 +12,9 @@ from typing import Any
 from packageurl import PackageURL
 from sqlalchemy import Connection
 
+from models.bundle import bundle_digest
 from models.forensics import Answer, Cited, EvidenceItem, Position, ReleaseEvent, Stay
-from models.forensics_facts import ACTIVATED, activation
+from models.forensics_facts import ACTIVATED, JUDGED, activation
 from models.receipts import StoredReceipt
 from models.statement import PROVENANCE, SBOM, TESTS
 from stores.forensics_bills import (
@@ -96,12 +97,20 @@ class Forensics:
         sources: Mapping[str, Source],
         evidence: EvidenceSource,
         *,
+        archived: Callable[[str], bytes | None] = lambda digest: None,
         missing: Mapping[str, str] | None = None,
     ) -> None:
-        """``missing`` says of each ledger that cannot be read why; answers go without it."""
+        """Answers are made of these.
+
+        Args:
+            evidence: gives the bundles kept with a release.
+            archived: gives a bundle by digest that a verdict weighed, if it was archived.
+            missing: says of each ledger that cannot be read why; answers go without it.
+        """
         self._index = index
         self._sources = sources
         self._evidence = evidence
+        self._archived = archived
         self._missing = missing or {}
 
     def at(
@@ -136,7 +145,7 @@ class Forensics:
         Raises:
             ForensicsError: not a package URL, or index and receipts disagree.
         """
-        update_bills(self._index, self._evidence)
+        update_bills(self._index, self._bundles)
         cited = self._citations()
         with read(self._index.engine) as connection:
             found = _contained(connection, packages)
@@ -164,7 +173,7 @@ class Forensics:
             stays = self._stays(connection, rows, cited, FOREVER)
         events = [_event(row, cited.receipt(row.ledger, row.seq)) for row in named]
         evidence = self._items(release, named, cited)
-        if not any(row.kind == "release.judged" for row in named):
+        if not any(row.kind == JUDGED for row in named):
             cited.said("no verdict on the release is in the receipts")
         if not named and not stays:
             cited.said("no receipt names the release")
@@ -228,15 +237,19 @@ class Forensics:
         """What the release's evidence says, and which verdict weighed each piece."""
         weighed: dict[str, str] = {}
         for row in named:
-            if row.kind == "release.judged":
+            if row.kind == JUDGED:
                 body = cited.receipt(row.ledger, row.seq).receipt.body
-                for bundle in _inputs(body):
-                    weighed[bundle] = f"{row.ledger}/{row.seq}"
+                weighed |= dict.fromkeys(_inputs(body), f"{row.ledger}/{row.seq}")
         try:
-            found = list(statements(self._evidence(release)))
+            found = list(statements(self._bundles(release)))
         except EvidenceUnavailable as error:
             cited.said(f"evidence: {error}")
             return []
+        there = {bundle for bundle, _ in found}
+        for bundle in weighed.keys() - there:
+            cited.said(
+                f"{weighed[bundle]}: {bundle}, which it weighed, is neither kept nor legible"
+            )
         items = []
         for bundle, statement in found:
             if not statement.is_about(release):
@@ -257,6 +270,26 @@ class Forensics:
             if kind not in present:
                 cited.said(f"no {name} is kept with the release")
         return items
+
+    def _bundles(self, release: str) -> list[bytes]:
+        """What is kept with a release, and what its verdicts weighed and is kept no more."""
+        failed = None
+        try:
+            bundles = list(self._evidence(release))
+        except EvidenceUnavailable as error:
+            bundles, failed = [], error
+        there = {bundle_digest(each) for each in bundles}
+        with read(self._index.engine) as connection:
+            rows = facts(connection, release, LIMIT, kind=JUDGED)
+        for row in (each for each in rows if each.ledger in self._sources):
+            stored = self._sources[row.ledger].ledger.get(row.seq)
+            for digest in _inputs(stored.receipt.body) if stored else ():
+                if digest not in there and (archived := self._archived(digest)) is not None:
+                    there.add(digest)
+                    bundles.append(archived)
+        if failed and not bundles:
+            raise failed
+        return bundles
 
     def _answer(
         self, question: str, cited: _Citations, stays: list[Stay], total: int, running: int = 0

@@ -6,12 +6,11 @@ weighed them. A release without a bill that can be read is remembered as such an
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from hashlib import sha256
 
 from packageurl import PackageURL
 from sqlalchemy import Connection, delete, insert
 
-from models.bundle import read_bundle
+from models.bundle import bundle_digest, read_bundle
 from models.sbom import Sbom, sbom_of
 from models.statement import SBOM, Statement, read_statement
 from models.strict_json import EvidenceError
@@ -41,7 +40,7 @@ def statements(bundles: Sequence[bytes]) -> Iterator[tuple[str, Statement]]:
             statement = read_statement(envelope.payload)
         except EvidenceError:
             continue
-        yield f"sha256:{sha256(data).hexdigest()}", statement
+        yield bundle_digest(data), statement
 
 
 def update_bills(index: ForensicsIndex, evidence: EvidenceSource) -> int:

@@ -68,7 +68,8 @@ _JUDGED = text(
     "ORDER BY since DESC, seq DESC LIMIT 1"
 )
 _FACTS = text(
-    "SELECT * FROM fact WHERE release = :release ORDER BY since, ledger, seq LIMIT :limit"
+    "SELECT * FROM fact WHERE release = :release AND (:kind = '' OR kind = :kind) "
+    "ORDER BY since, ledger, seq LIMIT :limit"
 )
 _WITHOUT_BILL = text(
     "SELECT k.release FROM known_release k LEFT JOIN bill b ON b.release = k.release "
@@ -178,9 +179,9 @@ def judged(connection: Connection, release: str, verdict: str, at: int) -> FactR
     return None if row is None else FactRow(*row)
 
 
-def facts(connection: Connection, release: str, limit: int) -> list[FactRow]:
-    """The receipts that name a release, the oldest first."""
-    rows = connection.execute(_FACTS, {"release": release, "limit": limit})
+def facts(connection: Connection, release: str, limit: int, *, kind: str = "") -> list[FactRow]:
+    """The receipts that name a release, or those of one kind, the oldest first."""
+    rows = connection.execute(_FACTS, {"release": release, "limit": limit, "kind": kind})
     return [FactRow(*row) for row in rows]
 
 

@@ -3,6 +3,7 @@
 import json as jsonlib
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -11,8 +12,10 @@ import typer
 from rich.markup import escape
 
 from models.forensics import Answer
-from models.ids import short
+from models.ids import CONTROL_LEDGER, short
 from stores.blobs import ReleaseError
+from stores.evidence_archive import ArchiveError, EvidenceArchive
+from stores.evidence_retention import check_evidence
 from stores.files import write_atomic
 from stores.forensics import LIMIT, Forensics, Source
 from stores.forensics_bills import EvidenceUnavailable
@@ -21,7 +24,7 @@ from stores.oci import ImageLayout
 from stores.proofs import ProofError
 from stores.sql import StoreUnavailable
 from stores.tile_proofs import TileProver
-from workers.cli.ledgers import LedgerPlace, known_ledgers, refusals
+from workers.cli.ledgers import LedgerPlace, find_ledger, known_ledgers, refusals
 from workers.cli.output import NEGATIVE, console, emit_json, emit_table, fail
 from workers.settings import (
     SettingsError,
@@ -114,6 +117,28 @@ def rebuild() -> None:
     emit_table(("ledger", "receipts", "head"), rows)
 
 
+@app.command()
+def retained(json: Json = False) -> None:
+    """Read back all evidence that verdicts' receipts name; ends with status 1 if any is lost.
+
+    Example: chainring forensics retained
+    """
+    archive = _archive()
+    if archive is None:
+        fail("the control worker's addresses name no evidence archive (`verification`)")
+    with refusals():
+        kept = check_evidence(find_ledger(CONTROL_LEDGER).open(), archive)
+    if json:
+        emit_json(asdict(kept))
+    else:
+        since = f" since {kept.oldest:%Y-%m-%d}" if kept.oldest else ""
+        console.print(f"{kept.verdicts} verdicts{since} name {kept.digests} pieces of evidence")
+        for text in kept.lost:
+            console.print(f"[red]lost:[/red] {escape(text)}", highlight=False, soft_wrap=True)
+    if kept.lost:
+        raise typer.Exit(NEGATIVE)
+
+
 def index_file() -> Path:
     """Where this home's index is; it can be removed at any time."""
     return home() / "forensics" / "index.db"
@@ -129,7 +154,7 @@ def _ask(question: Callable[[Forensics], Answer]) -> Answer:
             continue
         sources[place.name] = _source(index, place, size)
     try:
-        return question(Forensics(index, sources, _evidence, missing=missing))
+        return question(Forensics(index, sources, _evidence, archived=_archived, missing=missing))
     except ForensicsError as error:
         fail(str(error), NEGATIVE)
 
@@ -167,6 +192,20 @@ def _evidence(release: str) -> Sequence[bytes]:
 
 def _affected(identifier: str) -> list[str]:
     fail(f"package: {identifier!r} is no package URL (pkg:...)")
+
+
+def _archive() -> EvidenceArchive | None:
+    """The evidence archive, where the control plane's addresses are at hand."""
+    address = load_control().verification if control_file().exists() else None
+    return None if address is None else EvidenceArchive(address.archive)
+
+
+def _archived(digest: str) -> bytes | None:
+    archive = _archive()
+    try:
+        return archive and archive.get(digest)
+    except (ArchiveError, OSError):
+        return None
 
 
 def _resolve(reference: str) -> str:
