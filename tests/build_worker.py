@@ -1,4 +1,4 @@
-"""A builder's worker that kills itself once: `build_worker.py HOME ADDRESS QUEUE "METHOD WHEN N"`
+"""A builder's worker process that kills itself once, at a point such as ``attach after 2``.
 
 It dies ``before`` or ``after`` the n-th call of a method of the registry, the signer or the ledger
 does its work, the answer not yet given, and leaves the file ``killed``. The next process goes on.
@@ -7,10 +7,7 @@ does its work, the answer not yet given, and leaves the file ``killed``. The nex
 import asyncio
 import os
 import signal
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from build_harness import Builder
 from temporalio.client import Client
@@ -53,8 +50,8 @@ class Deadly:
         return deadly
 
 
-async def main(home, address, queue, point):
-    die_with_parent()
+async def work(home, address, queue, point):
+    """Work on a queue until the end that the point sets, or for ever."""
     builder = Builder(home, home.parent / "signers")
     if not (home / "killed").exists():
         method, when, number = point.split()
@@ -68,5 +65,7 @@ async def main(home, address, queue, point):
         await asyncio.sleep(600)
 
 
-if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), *sys.argv[2:]))
+def run(home, address, queue, point):
+    """What a worker process does; see above."""
+    die_with_parent()
+    asyncio.run(work(Path(home), address, queue, point))

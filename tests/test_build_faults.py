@@ -1,17 +1,16 @@
 """A builder that is killed anywhere leaves no half-published release, and no evidence twice."""
 
 import asyncio
+import multiprocessing
 import os
 import random
-import sys
-from pathlib import Path
 
+import build_worker
 import pytest
 from build_harness import Yard, only, server, start, statements
 
 from stores.oci import ReleaseNotFound
 
-WORKER = Path(__file__).with_name("build_worker.py")
 SEED = int(os.environ.get("CHAINRING_FAULT_SEED", "1"))
 COUNT = int(os.environ.get("CHAINRING_FAULT_POINTS", "4"))
 POINTS = [
@@ -26,12 +25,15 @@ POINTS = [
 pytestmark = pytest.mark.fault
 
 
-async def work(yard, address, queue, point):
-    """One worker process, which may die; a task that ends with it."""
-    home = str(yard.builder.home)
-    return await asyncio.create_subprocess_exec(
-        sys.executable, str(WORKER), home, address, queue, point
-    )
+def work(yard, address, queue, point):
+    """One worker process, which may die."""
+    # Forked from a process that has imported everything: an import takes seconds.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["build_worker"])
+    arguments = (str(yard.builder.home), address, queue, point)
+    process = context.Process(target=build_worker.run, args=arguments)
+    process.start()
+    return process
 
 
 def unseen(yard):
@@ -44,21 +46,20 @@ async def killed_at(client, tmp_path, point):
     yard = Yard(tmp_path)
     address, queue = client.service_client.config.target_host, point.replace(" ", "-")
     handle = await start(client, yard.request(yard.commit()), queue)
-    first = await work(yard, address, queue, point)
+    first = work(yard, address, queue, point)
     try:
-        await asyncio.wait_for(first.wait(), 60)
+        await asyncio.to_thread(first.join, 60)
     finally:
-        if first.returncode is None:
-            first.kill()
+        first.kill()
     assert (yard.builder.home / "killed").exists(), f"{point}: never came"
     if not point.startswith("give_name after"):
         unseen(yard)
-    second = await work(yard, address, queue, point)
+    second = work(yard, address, queue, point)
     try:
         result = await asyncio.wait_for(handle.result(), 60)
     finally:
         second.kill()
-        await second.wait()
+        await asyncio.to_thread(second.join, 10)
     return yard, result
 
 
