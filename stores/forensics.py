@@ -17,6 +17,7 @@ from models.forensics import Answer, Cited, EvidenceItem, Position, ReleaseEvent
 from models.forensics_facts import ACTIVATED, JUDGED, activation
 from models.receipts import StoredReceipt
 from models.statement import PROVENANCE, SBOM, TESTS
+from stores.forensics_affected import affected_packages
 from stores.forensics_bills import (
     EvidenceSource,
     EvidenceUnavailable,
@@ -42,6 +43,7 @@ from stores.ledger import Ledger
 from stores.proofs import ProofError
 from stores.sql import read
 from stores.tile_proofs import TileProver
+from stores.vulnerabilities import AdvisoryReader
 
 LIMIT = 200
 """Stays in an answer unless more are asked for; each is read and proved."""
@@ -157,6 +159,21 @@ class Forensics:
         if total > len(stays):
             cited.said(f"{total - len(stays)} more deployments are counted and not listed")
         return self._answer(question, cited, stays, total, running)
+
+    def where_vulnerable(
+        self, identifier: str, reader: AdvisoryReader, *, limit: int = LIMIT
+    ) -> Answer:
+        """Where releases run and ran that a vulnerability affects, by the database of known ones.
+
+        Raises:
+            ForensicsError: nothing is known by that name, or index and receipts disagree.
+            StoreUnavailable: the database of vulnerabilities cannot be read.
+        """
+        update_bills(self._index, self._bundles)
+        with read(self._index.engine) as connection:
+            found = affected_packages(connection, reader, identifier)
+        answer = self.where(found.purls, question=f"where {identifier}", limit=limit)
+        return answer.model_copy(update={"unproven": [*found.doubts, *answer.unproven]})
 
     def trace(self, release: str, *, limit: int = LIMIT) -> Answer:
         """A release back to its commit, builder, materials and tests, and where it ran.

@@ -202,6 +202,17 @@ def containing(connection: Connection, package: str, version: str) -> dict[str, 
     return _grouped((row.release, row.purl) for row in rows)
 
 
+def package_names(connection: Connection) -> list[str]:
+    """Every package that a release has, as a package URL without a version."""
+    return list(connection.execute(text("SELECT DISTINCT package FROM component")).scalars())
+
+
+def purls_of(connection: Connection, package: str) -> list[str]:
+    """The package URLs of a package, each once."""
+    query = text("SELECT DISTINCT purl FROM component WHERE package = :package ORDER BY purl")
+    return list(connection.execute(query, {"package": package}).scalars())
+
+
 def containing_any(connection: Connection, purls: Sequence[str]) -> dict[str, list[str]]:
     """The same for exact package URLs as the bills have them."""
     pairs = []

@@ -7,11 +7,13 @@ import pytest
 from forensics_harness import Past, digest, evidence_of, hour, sbom_bundle
 from typer.testing import CliRunner, Result
 
+from models.addresses import VerificationAddress
 from models.bundle import bundle_digest
 from models.verifier import verify_proof
 from stores.evidence_archive import EvidenceArchive
 from stores.evidence_retention import check_evidence
 from stores.oci import ImageLayout
+from stores.vulnerabilities import VulnerabilityStore
 from workers.cli.forensics import app, index_file
 
 
@@ -30,8 +32,9 @@ def addresses(root: Path, name: str) -> dict[str, object]:
         "releases": f"{root}/releases",
     }
     if name == "control":
-        verification = {"policy": "p", "trust_root": "t", "vulnerabilities": "v"}
-        return {**shared, "verification": {**verification, "archive": f"{root}/evidence"}}
+        files = {name: f"{root}/judge/{name}" for name in VerificationAddress.model_fields}
+        files |= {"vulnerabilities": f"{root}/v.db", "archive": f"{root}/evidence"}
+        return {**shared, "verification": files}
     gateway = {"port": 1, "admin_port": 1, "kv_port": 1, "directory": "envoy"}
     return {**shared, "region": name, "workdir": "work", "gateway": gateway}
 
@@ -58,14 +61,10 @@ def test_at_as_a_table_as_json_and_as_proofs(past: Past, tmp_path: Path):
     for part in ("eu-000", "cccccccccccc", "pass", "eu/0 eu/1 control/0", "not shown:"):
         assert part in table.stdout
     assert "2 of 3 receipts proved" in table.stdout
-    answer = json.loads(
-        run("at", "2026-01-01T02:00:00", "--json", "--proofs", tmp_path / "p").stdout
-    )
+    written = tmp_path / "p"
+    answer = json.loads(run("at", "2026-01-01T02:00", "--json", "--proofs", written).stdout)
     assert answer["stays"][0]["release"] == digest("one")
-    assert sorted(path.name for path in (tmp_path / "p").iterdir()) == [
-        "control-0.json",
-        "eu-0.json",
-    ]
+    assert {path.name for path in written.iterdir()} == {"control-0.json", "eu-0.json"}
     key = past.notaries["eu"]._key.public("eu")
     assert verify_proof((written / "eu-0.json").read_bytes(), [key])
 
@@ -106,6 +105,38 @@ def test_where_and_trace_read_the_registry_and_the_archive(past: Past, tmp_path:
     trace = json.loads(run("trace", "web:1", "--json").stdout)
     assert [item["says"].get("result") for item in trace["evidence"]].count("PASSED") == 1
     assert run("trace", release).exit_code == 0
+
+
+def test_where_a_vulnerability_runs(past: Past, tmp_path: Path):
+    archive = EvidenceArchive(tmp_path / "evidence")
+    for name, purls in (
+        ("one", ["pkg:pypi/My-Part@1.2", "pkg:npm/my-part@1.2"]),
+        ("two", ["pkg:pypi/my-part@1.9", "pkg:pypi/my-part@one"]),
+    ):
+        bill = sbom_bundle(digest(name), *purls)
+        past.judge(name, hour(5), bundles=[archive.put(bill)])
+    record = {
+        "id": "GHSA-x", "aliases": ["CVE-2026-1"], "modified": "2026-01-01T00:00:00Z",
+        "affected": [{
+            "package": {"ecosystem": "PyPI", "name": "my_part"},
+            "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "1.5"}]}],
+        }],
+    }  # fmt: skip
+    feed = tmp_path / "feed"
+    feed.mkdir()
+    (feed / "GHSA-x.json").write_text(json.dumps(record))
+    assert run("where", "CVE-2026-1").exit_code == 3
+    VulnerabilityStore(tmp_path / "v.db").load("osv", feed, now=hour(6))
+    answer = json.loads(run("where", "CVE-2026-1", "--json").stdout)
+    found = {stay["release"]: stay["components"] for stay in answer["stays"]}
+    assert found == {
+        digest("one"): ["pkg:pypi/My-Part@1.2"],
+        digest("two"): ["pkg:pypi/my-part@one"],
+    }
+    assert (
+        "pkg:pypi/my-part@one: whether CVE-2026-1 affects it cannot be told" in answer["unproven"]
+    )
+    assert run("where", "CVE-2026-2").exit_code == 1
 
 
 def test_rebuild_gives_the_same_answers(past: Past):

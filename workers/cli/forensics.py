@@ -24,6 +24,7 @@ from stores.oci import ImageLayout
 from stores.proofs import ProofError
 from stores.sql import StoreUnavailable
 from stores.tile_proofs import TileProver
+from stores.vulnerabilities import VulnerabilityStore
 from workers.cli.ledgers import LedgerPlace, find_ledger, known_ledgers, refusals
 from workers.cli.output import NEGATIVE, console, emit_json, emit_table, fail
 from workers.settings import (
@@ -79,9 +80,13 @@ def where(
     Example: chainring forensics where pkg:pypi/requests@2.19.0
     """
     with refusals():
-        packages = [package] if package.startswith("pkg:") else _affected(package)
-        question = f"where {package}"
-        _print(_ask(lambda f: f.where(packages, question=question, limit=limit)), json, proofs)
+        if package.startswith("pkg:"):
+            answer = _ask(lambda f: f.where([package], question=f"where {package}", limit=limit))
+            _print(answer, json, proofs)
+            return
+        with _vulnerabilities().reading() as reader:
+            answer = _ask(lambda f: f.where_vulnerable(package, reader, limit=limit))
+        _print(answer, json, proofs)
 
 
 @app.command()
@@ -190,8 +195,11 @@ def _evidence(release: str) -> Sequence[bytes]:
         raise EvidenceUnavailable(f"release {release}: {error}") from None
 
 
-def _affected(identifier: str) -> list[str]:
-    fail(f"package: {identifier!r} is no package URL (pkg:...)")
+def _vulnerabilities() -> VulnerabilityStore:
+    address = load_control().verification
+    if address is None:
+        fail("the control worker's addresses name no vulnerability database (`verification`)")
+    return VulnerabilityStore(address.vulnerabilities)
 
 
 def _archive() -> EvidenceArchive | None:
