@@ -53,6 +53,12 @@ class VerificationAddress(_Addresses):
     policy: Path = Field(description="the verification policy, TOML")
     trust_root: Path = Field(description="whose signatures and clocks are believed, JSON")
     vulnerabilities: Path = Field(description="the vulnerability database, a SQLite file")
+    vex: Path | None = Field(
+        default=None, description="directory of VEX documents; `vex` beside the policy when absent"
+    )
+    exceptions: Path | None = Field(
+        default=None, description="accepted risks; `exceptions.toml` beside the policy when absent"
+    )
     archive: Path = Field(description="directory of archived evidence; nothing in it is removed")
 
 

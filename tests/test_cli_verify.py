@@ -38,6 +38,8 @@ class Home:
                 "policy": str(files["policy"]),
                 "trust_root": str(files["trust"]),
                 "vulnerabilities": str(root / "vulnerabilities.db"),
+                "vex": str(root / "vex"),
+                "exceptions": str(root / "exceptions.toml"),
                 "archive": str(root / "archive"),
             },
         }

@@ -1,21 +1,19 @@
 """The supply chain's part of a home: what releases are judged by, and the verifier that judges."""
 
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 from activities.release_verifier import RegistryVerifier, VulnerabilitySource
 from activities.verification import Heartbeat, Judgement, ReleaseVerifier
 from models.addresses import ControlAddresses, VerificationAddress
-from models.release_evidence import VulnerabilityReport
 from models.release_verdict import Check, ReleaseVerdict, VerdictInputs
-from models.sbom import Component
 from models.verification_policy import load_policy
 from stores.evidence_archive import EvidenceArchive
 from stores.files import write_atomic
 from stores.oci import ImageLayout
-from stores.sql import StoreUnavailable
 from stores.templates import render_policy
+from stores.vulnerabilities import VulnerabilityStore
+from stores.vulnerability_report import VulnerabilityReports, Words
 
 
 def prepare_verification(root: Path) -> VerificationAddress:
@@ -30,6 +28,8 @@ def prepare_verification(root: Path) -> VerificationAddress:
         policy=folder / "policy.toml",
         trust_root=folder / "trust.json",
         vulnerabilities=folder / "vulnerabilities.db",
+        vex=folder / "vex",
+        exceptions=folder / "exceptions.toml",
         archive=root / "evidence",
     )
     if not address.policy.exists():
@@ -57,20 +57,12 @@ def release_verifier(addresses: ControlAddresses, layout: ImageLayout) -> Releas
 
 def vulnerability_source(address: VerificationAddress) -> VulnerabilitySource:
     """The database of known vulnerabilities that the address names."""
-    return NoVulnerabilities(address.vulnerabilities)
-
-
-class NoVulnerabilities:
-    """Stands where there is no vulnerability database: nothing is known, which is not clean."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def report(
-        self, release: str, components: Sequence[Component], *, at: datetime
-    ) -> VulnerabilityReport:
-        """Raises `StoreUnavailable`: an empty answer would look like a clean one."""
-        raise StoreUnavailable("unreachable", f"there is no vulnerability database at {self._path}")
+    beside = address.policy.parent
+    words = Words(
+        vex=address.vex or beside / "vex",
+        exceptions=address.exceptions or beside / "exceptions.toml",
+    )
+    return VulnerabilityReports(VulnerabilityStore(address.vulnerabilities), words)
 
 
 class NoVerifier:

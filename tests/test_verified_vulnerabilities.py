@@ -1,0 +1,166 @@
+"""The verifier with the real vulnerability database: what is known, what clears it, how long."""
+
+import json
+from datetime import timedelta
+
+import pytest
+from release_evidence_harness import failed
+from sbom_harness import install_python
+from verifier_harness import NOW, Bench
+
+from activities.judging import from_archive, judge_inputs
+from activities.release_verifier import RegistryVerifier
+from models.bundle import read_bundle
+from models.sbom import sbom_of
+from models.statement import SBOM, read_statement
+from stores.vulnerabilities import VulnerabilityStore
+from stores.vulnerability_report import VulnerabilityReports, Words
+
+PURL = "pkg:pypi/leaky@1.4.0"
+OSV = {
+    "id": "GHSA-xxxx-yyyy-zzzz",
+    "modified": "2026-01-01T00:00:00Z",
+    "aliases": ["CVE-2026-4242"],
+    "severity": [{"type": "CVSS_V3", "score": "CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H"}],
+    "affected": [
+        {
+            "package": {"ecosystem": "PyPI", "name": "leaky"},
+            "ranges": [{"type": "ECOSYSTEM", "events": [{"introduced": "0"}, {"fixed": "1.5.0"}]}],
+        }
+    ],
+}
+NVD = {
+    "vulnerabilities": [
+        {
+            "cve": {
+                "id": "CVE-2020-1",
+                "lastModified": "2026-01-01T00:00:00.000",
+                "vulnStatus": "Analyzed",
+            }
+        }
+    ]
+}
+
+
+class Known(Bench):
+    """A release with one Python package in it, and a database with one advisory about it."""
+
+    def __init__(self, home):
+        super().__init__(home)
+        self.store = VulnerabilityStore(home / "vulnerabilities.db")
+        self.words = Words(vex=home / "vex", exceptions=home / "exceptions.toml")
+        self.words.vex.mkdir()
+        self.verifier = RegistryVerifier(
+            layout=self.layout,
+            registry=self.layout,
+            archive=self.archive,
+            vulnerabilities=VulnerabilityReports(self.store, self.words),
+            policy=self.files["policy"],
+            trust_root=self.files["trust"],
+            config=self.files["config"],
+        )
+        self.load(OSV)
+
+    def load(self, *records, at=NOW):
+        feed = self.home / "osv"
+        feed.mkdir(exist_ok=True)
+        for number, record in enumerate(records):
+            (feed / f"{number}.json").write_text(json.dumps(record))
+        (self.home / "nvd.json").write_text(json.dumps(NVD))
+        self.store.load("osv", feed, now=at)
+        self.store.load("nvd", self.home / "nvd.json", now=at)
+
+    def release(self, version="1.0.0", content="program"):
+        directory = self.home / f"source-{version}"
+        directory.mkdir(exist_ok=True)
+        (directory / "serve").write_text(content)
+        install_python(directory, "leaky", "1.4.0")
+        return self.layout.put_release("catalog", version, directory, entrypoint=["serve"])
+
+    def says(self, status, product=PURL, **fields):
+        statement = {
+            "vulnerability": {"name": "CVE-2026-4242"},
+            "products": [{"@id": product}],
+            "status": status,
+            **fields,
+        }
+        document = {"@context": "https://openvex.dev/ns/v0.2.0", "statements": [statement]}
+        (self.words.vex / "vendor.json").write_text(json.dumps(document))
+
+    def accepts(self, expires):
+        self.words.exceptions.write_text(
+            '[[exception]]\nvulnerability = "CVE-2026-4242"\nauthor = "ana"\n'
+            f'reason = "not reachable"\nexpires = {expires.isoformat()}\n'
+        )
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Known(tmp_path)
+
+
+def replayed(bench, verdict):
+    inputs = from_archive(bench.archive, verdict.inputs)
+    return judge_inputs(inputs, release=verdict.release, phase=verdict.phase, at=verdict.at)
+
+
+def test_the_attested_sbom_names_the_package(bench):
+    digest = bench.attested()
+    statements = [
+        read_statement(read_bundle(each).envelope.payload) for each in bench.layout.evidence(digest)
+    ]
+    [bill] = [sbom_of(each.predicate) for each in statements if each.predicate_type == SBOM]
+    assert [component.purl for component in bill.packages] == [PURL]
+
+
+def test_a_critical_vulnerability_refuses_the_release_and_nothing_else_does(bench):
+    verdict = bench.verify(bench.attested()).verdict
+    assert set(failed(verdict)) == {"vulnerabilities"}
+    assert "CVE-2026-4242 (critical) in pkg:pypi/leaky@1.4.0, fixed in 1.5.0" in verdict.why
+
+
+def test_the_verdict_is_given_again_after_the_database_has_changed(bench):
+    verdict = bench.verify(bench.attested()).verdict
+    bench.load(OSV | {"withdrawn": "2026-01-02T00:00:00Z"})
+    assert bench.verify(verdict.release).verdict.outcome == "pass"
+    assert replayed(bench, verdict) == verdict
+
+
+def test_a_vex_statement_with_a_justification_clears_it(bench):
+    bench.says("not_affected", justification="vulnerable_code_not_in_execute_path")
+    assert bench.verify(bench.attested()).verdict.outcome == "pass"
+
+
+@pytest.mark.parametrize(
+    ("status", "product", "fields", "words"),
+    [
+        ("not_affected", PURL, {}, "without a justification"),
+        ("not_affected", "pkg:pypi/leaky@1.3.0", {"justification": "x"}, "another product"),
+        ("affected", PURL, {}, "says affected"),
+        ("under_investigation", PURL, {}, "says under_investigation"),
+    ],
+)
+def test_a_vex_statement_that_does_not_count_clears_nothing(bench, status, product, fields, words):
+    bench.says(status, product, **fields)
+    verdict = bench.verify(bench.attested()).verdict
+    assert words in failed(verdict)["vulnerabilities"]
+
+
+def test_an_exception_holds_until_it_expires(bench):
+    digest = bench.attested()
+    bench.accepts(NOW + timedelta(hours=1))
+    assert bench.verify(digest).verdict.outcome == "pass"
+    later = bench.verify(digest, at=NOW + timedelta(hours=2)).verdict
+    assert "ran out" in failed(later)["vulnerabilities"]
+
+
+def test_an_exceptions_file_that_cannot_be_read_is_an_error(bench):
+    bench.words.exceptions.write_text("[[exception]]\nvulnerability = 'x'\n")
+    assert bench.verify(bench.attested()).verdict.outcome == "error"
+
+
+def test_a_database_that_is_not_there_is_an_error(bench):
+    digest = bench.attested()
+    bench.store.path.unlink()
+    verdict = bench.verify(digest).verdict
+    assert verdict.outcome == "error" and "no vulnerability data" in verdict.why
