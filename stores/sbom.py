@@ -21,7 +21,6 @@ from cyclonedx.model.dependency import Dependency
 from cyclonedx.model.tool import ToolRepository
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.schema.schema import SchemaVersion1Dot6
-from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 
 from models.packages import Origin, Package, release_purl
@@ -267,6 +266,9 @@ def _written(bom: Bom) -> bytes:
 
 def _validate(value: dict[str, Any]) -> None:
     """Validate a bill by the strict schema, in parts: a list's items are compared pair by pair."""
+    # Imported here: the grammars of its formats take seconds to build, and few processes need them.
+    from cyclonedx.validation.json import JsonStrictValidator  # noqa: PLC0415
+
     validator = JsonStrictValidator(SchemaVersion.V1_6)
     lists = {"components": "bom-ref", "dependencies": "ref"}
     rest = {key: item for key, item in value.items() if key not in lists}

@@ -9,6 +9,7 @@ import os
 import signal
 from pathlib import Path
 
+import cyclonedx.validation.json  # noqa: F401  # slow to import, and each worker needs it
 from build_harness import Builder
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter

@@ -4,6 +4,7 @@ import asyncio
 import multiprocessing
 import os
 import random
+import sys
 
 import build_worker
 import pytest
@@ -22,16 +23,16 @@ POINTS = [
     "give_name after 1",
 ]
 
+# Workers are forked from a process that has imported everything: to import it takes seconds.
+_SERVER = multiprocessing.get_context("forkserver")
+
 pytestmark = pytest.mark.fault
 
 
 def work(yard, address, queue, point):
     """One worker process, which may die."""
-    # Forked from a process that has imported everything: an import takes seconds.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["build_worker"])
     arguments = (str(yard.builder.home), address, queue, point)
-    process = context.Process(target=build_worker.run, args=arguments)
+    process = _SERVER.Process(target=build_worker.run, args=arguments)
     process.start()
     return process
 
@@ -63,7 +64,10 @@ async def killed_at(client, tmp_path, point):
     return yard, result
 
 
-async def test_a_builder_killed_anywhere_is_followed_by_another(tmp_path):
+async def test_a_builder_killed_anywhere_is_followed_by_another(tmp_path, monkeypatch):
+    # The process that the others are forked from looks only there for what it imports ahead.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    _SERVER.set_forkserver_preload(["build_worker"])
     points = random.Random(SEED).sample(POINTS, min(COUNT, len(POINTS)))
     directories = [tmp_path / str(number) for number in range(len(points))]
     for directory in directories:
