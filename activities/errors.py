@@ -16,10 +16,12 @@ from stores.control import NotTheHolder
 from stores.ledger import FencedError, IdempotencyConflict
 from stores.oci import ReleaseError
 from stores.region_state import StaleEpoch
+from stores.vulnerability_feeds import FeedError
 
 FINAL: tuple[type[Exception], ...] = (
     CalendarError,
     ConfigError,
+    FeedError,
     FencedError,
     FleetError,
     IdempotencyConflict,

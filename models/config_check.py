@@ -43,6 +43,7 @@ ENFORCED: dict[str, str] = {
     "failover.no_global_consensus": "each region has a ledger and an order of its own",
     "sbom.format": "the format of SBOMs that builds write and verification reads",
     "sbom.vulnerability_databases": "a verdict needs each of them, loaded and fresh",
+    "sbom.feeds": "where the workflow RefreshVulnerabilities loads them from",
     "sbom.block_critical_cves": "no verification policy can let a critical finding pass",
     "sbom.archive_with_image": "the SBOM is a referrer of the release in its registry",
     "signing.provider": "signatures have the form that cosign writes and verifies",

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from models.config_sections import Always, Section, WholeNumber
+from models.vulnerability_data import Feed
 
 FEEDS = ("nvd", "osv")
 FollowUp = Literal["incident", "stop", "propose_rollback"]
@@ -31,6 +32,9 @@ class Sbom(Section):
     format: Literal["cyclonedx"] = "cyclonedx"
     vulnerability_databases: Annotated[list[str], AfterValidator(_known_feeds)] = Field(
         default=list(FEEDS), description="what a verdict needs, loaded and fresh"
+    )
+    feeds: dict[Feed, Annotated[str, Field(min_length=1, max_length=2048)]] = Field(
+        default={}, description="where each feed is loaded from: a path, or an http(s) URL"
     )
     block_critical_cves: Always = True
     archive_with_image: Always = True

@@ -30,6 +30,11 @@ from rollout_harness import (
     running_plane,
     until,
 )
+from test_production import Source, until_production
+from vulnerability_harness import directory, osv
+
+from models.ids import short
+from models.production import ProductionState
 
 HISTORIES = ROOT / "tests" / "histories"
 Scenario = Callable[[Plane, Fleet], Awaitable[dict[str, Any]]]
@@ -150,9 +155,59 @@ async def verified(plane: Plane, fleet: Fleet) -> dict[str, Any]:
     return {"verified": handle, "verify": asked}
 
 
+async def incident(plane: Plane, fleet: Fleet) -> dict[str, Any]:
+    """New data, a release that does not stand any more, and the way back to one that does."""
+    _configure_follow_up(fleet)
+    good, bad = fleet.release("1.1.0"), fleet.release("1.2.0")
+    for release in (good, bad):
+        await end(await fleet.start(release))
+    plane.verifier.say(bad, "fail")
+    feed = directory(plane.config.parent / "feed", osv("GHSA-1", events=[{"introduced": "0"}]))
+    refresh = await _start(
+        plane, "RefreshVulnerabilities", f"refresh/{fleet.name}", {"feeds": {"osv": str(feed)}}
+    )
+    after = (await refresh.result())["after"]
+    rejudge = plane.client.get_workflow_handle(f"rejudge/{refresh.id}/{short(after)}")
+    [opened] = (await rejudge.result())["incidents"]
+    handle = plane.client.get_workflow_handle(opened)
+    for update in ("acknowledge", "accept_rollback"):
+        await handle.execute_update(update, {"actor": "ana", "reason": "recorded"})
+    await plane.client.get_workflow_handle((await handle.query("status"))["rollback"]).result()
+    again = await _start(plane, "RejudgeDeployments", f"rejudge/{fleet.name}/2", {})
+    await again.result()
+    await handle.result()
+    return {"refresh": refresh, "rejudge": rejudge, "incident": handle, "resolved": again}
+
+
+def _configure_follow_up(fleet: Fleet) -> None:
+    text = fleet.plane.config.read_text()
+    follow_up = '[deployment_verification]\nfollow_up = "propose_rollback"'
+    fleet.plane.config.write_text(f"{text}\n{follow_up}\n")
+
+
+async def production(plane: Plane, fleet: Fleet) -> dict[str, Any]:
+    """A commit that is refused at first, built once, and rolled out after a retry."""
+    source = Source(fleet, Path(tempfile.mkdtemp(dir=plane.config.parent)))
+    commit = source.commit("2.0.0")
+    plane.verifier.otherwise = "fail"
+    handle = await source.release(commit)
+    await until_production(handle, ProductionState.HOLDING)
+    plane.verifier.reset()
+    await handle.execute_update("retry", {"actor": "ben", "reason": "recorded"})
+    await handle.result()
+    build = plane.client.get_workflow_handle(f"build/{handle.id}/1")
+    return {"production": handle, "build": build}
+
+
+async def _start(plane: Plane, workflow: str, workflow_id: str, request: object) -> Any:
+    return await plane.client.start_workflow(
+        workflow, request, id=workflow_id, task_queue=CONTROL_QUEUE
+    )
+
+
 SCENARIOS: list[Scenario] = [
     *(completed, steered, rolled_back, cancelled, skipped, waited, verified),
-    broken_glass,
+    *(broken_glass, incident, production),
 ]
 
 

@@ -11,15 +11,12 @@ from contextlib import closing, contextmanager
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Literal
 
 import msgspec
-from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from models.advisory import Advisory, Affected
-from models.canonical import canonical
-from models.ids import Digest
 from models.matching import base_ecosystem, normal_name
+from models.vulnerability_data import Feed, LoadedFeed, Snapshot
 from stores.sql import BUSY_TIMEOUT_MS, StoreUnavailable
 from stores.vulnerability_feeds import (
     FeedError,
@@ -28,9 +25,6 @@ from stores.vulnerability_feeds import (
     nvd_records,
     osv_records,
 )
-
-Feed = Literal["osv", "nvd", "kev", "epss"]
-FEEDS: tuple[Feed, ...] = ("osv", "nvd", "kev", "epss")
 
 _BATCH = 2_000
 _SCHEMA = """
@@ -55,38 +49,6 @@ CREATE TABLE IF NOT EXISTS epss (cve TEXT PRIMARY KEY, score REAL NOT NULL) WITH
 """
 _ENCODE = msgspec.json.Encoder().encode
 _DECODE = msgspec.json.Decoder(Advisory).decode
-
-
-class LoadedFeed(BaseModel):
-    """One feed as it is in the database."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: Feed
-    loaded_at: AwareDatetime
-    as_of: str = ""
-    """The newest ``modified`` among its records, as the feed writes it."""
-    records: int
-    digest: Digest
-
-
-class Snapshot(BaseModel):
-    """All feeds at one moment."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    feeds: list[LoadedFeed]
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 over the names and digests of all feeds: what was known, not when."""
-        named = {feed.name: feed.digest for feed in self.feeds}
-        return "sha256:" + sha256(canonical(named)).hexdigest()  # type: ignore[arg-type]
-
-    @property
-    def advisories(self) -> int:
-        """Records that a component can be found in."""
-        return sum(feed.records for feed in self.feeds if feed.name in ("osv", "nvd"))
 
 
 class VulnerabilityStore:

@@ -53,6 +53,7 @@ class FakeRegion:
         self.retired: list[int] = []
         self.unhealthy: set[str] = set()
         self.traffic: dict[str, Traffic] = {}
+        self.other_traffic: Traffic = "good"
         self._keys: dict[tuple[str, str, str, int], ShardActivation] = {}
         self._history = {shard: [release] if release else [] for shard in self.running}
         self._seen: dict[str, int] = defaultdict(int)
@@ -104,7 +105,7 @@ class FakeRegion:
         )
 
     def _snapshot(self, release: str, now: datetime) -> CohortSnapshot:
-        traffic = self.traffic.get(release, "good")
+        traffic = self.traffic.get(release, self.other_traffic)
         if traffic != "quiet":
             self._seen[release] += REQUESTS
         if traffic == "errors":

@@ -15,11 +15,14 @@ class FakeVerifier:
 
     def __init__(self) -> None:
         self.policy = VerificationPolicy()
+        self.otherwise: Outcome = "pass"
+        """What it says of releases that no test spoke of."""
         self.asked: list[tuple[str, str]] = []
         self._says: dict[str, dict[str, Outcome]] = defaultdict(dict)
 
     def reset(self) -> None:
         self.policy = VerificationPolicy()
+        self.otherwise = "pass"
         self._says.clear()
 
     def say(self, release: str, outcome: Outcome, phase: str = "") -> None:
@@ -34,7 +37,7 @@ class FakeVerifier:
         heartbeat("asked")
         self.asked.append((release, phase))
         says = self._says[release]
-        outcome = says.get(phase, says.get("", "pass"))
+        outcome = says.get(phase, says.get("", self.otherwise))
         check = Check(name="sbom", outcome=outcome, why=f"the test says {outcome}")
         result, why = conclude([check])
         inputs = VerdictInputs(policy=DIGEST, trust_root=DIGEST, artifact=None, bundles=[])

@@ -9,6 +9,8 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
@@ -33,11 +35,14 @@ from temporalio.service import RPCError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
+from activities.build import BuildActivities
 from activities.control import ControlActivities
 from activities.incidents import IncidentActivities
 from activities.overrides import OverrideActivities
 from activities.verification import VerificationActivities
-from models.addresses import TemporalAddress, WorkerAddress
+from activities.vulnerabilities import VulnerabilityActivities
+from models.addresses import BuilderAddress, TemporalAddress, WorkerAddress
+from models.builder import BuilderSettings
 from models.contracts import endpoint
 from models.ids import CONTROL_LEDGER
 from models.receipts import Receipt
@@ -55,6 +60,8 @@ from stores.ledger import Ledger
 from stores.oci import ImageLayout
 from stores.overrides import OverrideStore
 from stores.sql import create_all, open_engine
+from stores.vulnerabilities import VulnerabilityStore
+from workers.builder import trusted_signer
 from workers.control import CONTROL_WORKFLOWS
 from workers.nexus_region import RegionService
 from workers.process import activities_of, make_worker
@@ -89,6 +96,22 @@ class Plane:
         self.incidents = IncidentActivities(
             store=self.store, ledger=self.ledger, layout=self.layout, config=self.config
         )
+        self.signers = home / "allowed_signers"
+        self.signers.touch()
+        builder = BuilderAddress(
+            settings=home, work=home / "work", keys=home / "keys", clock=home / "clock"
+        )
+        self.build = BuildActivities(
+            settings=BuilderSettings(
+                id="urn:test:builder", allowed_signers=self.signers, path=os.environ["PATH"]
+            ),
+            work=builder.work,
+            shelf=self.layout,
+            signer=trusted_signer(builder, home / "trust.json"),
+            python=sys.executable,
+        )
+        self.known = VulnerabilityStore(home / "known.db")
+        self.vulnerabilities = VulnerabilityActivities(self.known, self.config)
         self.regions = {code: FakeRegion(code) for code in REGIONS}
         self._notary = Notary(self.ledger, ensure_key(home / "key.pem"))
         self._workers: dict[str, Worker] = {}
@@ -117,7 +140,8 @@ class Plane:
             deployment="control",
             workflows=CONTROL_WORKFLOWS,
             activities=activities_of(
-                activities, verification, self.incidents, OverrideActivities(self.overrides)
+                *(activities, verification, self.incidents, OverrideActivities(self.overrides)),
+                *(self.build, self.vulnerabilities),
             ),
         )
 

@@ -1,4 +1,4 @@
-"""Is this version affected? Each ecosystem's order, OSV's walk, and never a "no" out of ignorance."""
+"""Is this version affected? Each ecosystem's own order, and never a "no" out of ignorance."""
 
 import pytest
 from hypothesis import given

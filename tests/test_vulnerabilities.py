@@ -1,4 +1,4 @@
-"""The vulnerability database: loads that are whole or not there, and what is known of a component."""
+"""The vulnerability database: loads that are whole or not there, and what is found in it."""
 
 import contextlib
 import json

@@ -16,19 +16,22 @@ from stores.sql import create_all, open_engine
 from workers.builder import build_activities
 from workers.process import activities_of, connect, make_worker, serve
 from workers.settings import load_control
-from workers.supply import release_verifier
+from workers.supply import release_verifier, vulnerability_activities
 from workflows.break_glass import BreakGlass
 from workflows.build_release import BuildRelease
 from workflows.debt import SettleDebt
 from workflows.incident import Incident
+from workflows.refresh_vulnerabilities import RefreshVulnerabilities
 from workflows.rejudge import RejudgeDeployments
+from workflows.release_to_production import ReleaseToProduction
 from workflows.rollout import FleetRollout
 from workflows.verify_release import VerifyRelease
 
 DEPLOYMENT = "chainring-control"
 CONTROL_WORKFLOWS = [
     *(FleetRollout, SettleDebt, VerifyRelease),
-    *(BreakGlass, RejudgeDeployments, Incident, BuildRelease),
+    *(BreakGlass, RejudgeDeployments, Incident, RefreshVulnerabilities),
+    *(BuildRelease, ReleaseToProduction),
 ]
 
 
@@ -57,6 +60,7 @@ class ControlParts:
             config=addresses.config,
             notary=Notary(self.ledger, load_key(addresses.signing_key)),
         )
+        self.vulnerabilities = vulnerability_activities(addresses)
         trust = addresses.verification.trust_root if addresses.verification else None
         builder = addresses.builder
         self.builders = [build_activities(builder, layout, trust)] if builder else []
@@ -65,7 +69,7 @@ class ControlParts:
         """Every object whose methods are activities of the control worker."""
         return [
             *(self.activities, self.verification, self.incidents),
-            *(OverrideActivities(self.overrides), *self.builders),
+            *(OverrideActivities(self.overrides), *self.vulnerabilities, *self.builders),
         ]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from activities.release_verifier import RegistryVerifier, VulnerabilitySource
 from activities.verification import Heartbeat, Judgement, ReleaseVerifier
+from activities.vulnerabilities import VulnerabilityActivities
 from models.addresses import ControlAddresses, VerificationAddress
 from models.release_verdict import Check, ReleaseVerdict, VerdictInputs
 from models.verification_policy import load_policy
@@ -63,6 +64,15 @@ def vulnerability_source(address: VerificationAddress) -> VulnerabilitySource:
         exceptions=address.exceptions or beside / "exceptions.toml",
     )
     return VulnerabilityReports(VulnerabilityStore(address.vulnerabilities), words)
+
+
+def vulnerability_activities(addresses: ControlAddresses) -> list[VulnerabilityActivities]:
+    """What loads vulnerability data; nothing where the addresses name no database."""
+    address = addresses.verification
+    if address is None:
+        return []
+    store = VulnerabilityStore(address.vulnerabilities)
+    return [VulnerabilityActivities(store, addresses.config)]
 
 
 class NoVerifier:

@@ -1,9 +1,17 @@
 """Steps of what keeps the fleet safe beside rollouts: break-glass, judging again, incidents."""
 
+from datetime import timedelta
+
+from temporalio.common import RetryPolicy
+
 from models.break_glass import EndOverride, Override
 from models.ids import short
 from models.incident import Deployed, OpenIncident, Proposal, RejudgeSettings, StopRollout
-from workflows.steps import NOTHING, run_step
+from models.vulnerability_data import FeedSource, LoadedFeed, RefreshRequest, Snapshot
+from workflows.steps import HEARTBEAT, NOTHING, run_step
+
+LOADING = timedelta(hours=2)
+TRIES = 5
 
 
 async def grant_override(override: Override) -> Override:
@@ -41,3 +49,30 @@ async def open_incidents() -> list[OpenIncident]:
 async def stop_rollout(step: StopRollout) -> bool:
     """Whether the rollout was stopped now; one that has ended needs no stopping."""
     return await run_step("stop_rollout", step, bool, f"stop {step.rollout}")
+
+
+async def feeds_to_load(request: RefreshRequest) -> list[FeedSource]:
+    """The feeds that were asked for, or else those of the configuration."""
+    return await run_step("feeds_to_load", request, list[FeedSource], "which feeds")
+
+
+async def load_feed(source: FeedSource) -> LoadedFeed:
+    """Load a feed; one that cannot be had is tried `TRIES` times, and again with the next refresh.
+
+    Raises:
+        ActivityError: it could not be loaded.
+    """
+    return await run_step(
+        "load_feed",
+        source,
+        LoadedFeed,
+        f"load {source.feed}",
+        limit=LOADING,
+        heartbeat=HEARTBEAT,
+        retry=RetryPolicy(maximum_attempts=TRIES, backoff_coefficient=3.0),
+    )
+
+
+async def known_snapshot() -> Snapshot:
+    """What vulnerability data is loaded."""
+    return await run_step("known_snapshot", NOTHING, Snapshot, "what is loaded")

@@ -68,6 +68,7 @@ async def run_step(
     *,
     limit: timedelta = SHORT,
     heartbeat: timedelta | None = None,
+    retry: RetryPolicy = PERSISTENT,
 ) -> _Result:
     """Run an activity by name until it answers or refuses; ``summary`` is its label in the UI."""
     answer: _Result = await workflow.execute_activity(
@@ -76,7 +77,7 @@ async def run_step(
         result_type=result,
         start_to_close_timeout=limit,
         heartbeat_timeout=heartbeat,
-        retry_policy=PERSISTENT,
+        retry_policy=retry,
         summary=summary,
     )
     return answer
