@@ -137,7 +137,7 @@ def _commit(body: Mapping[str, Any]) -> str:
 
 
 def _object(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _text(body: Mapping[str, Any], field: str, where: str) -> str:

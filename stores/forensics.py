@@ -67,23 +67,34 @@ class _Citations:
 
     sources: Mapping[str, Source]
     cited: dict[tuple[str, int], Cited] = field(default_factory=dict)
-    stored: dict[tuple[str, int], StoredReceipt] = field(default_factory=dict)
+    read: dict[tuple[str, int], StoredReceipt] = field(default_factory=dict)
+    verdicts: dict[tuple[str, str], FactRow | None] = field(default_factory=dict)
     unproven: dict[str, None] = field(default_factory=dict)
+
+    def fetch(self, keys: Iterable[tuple[str, int]]) -> None:
+        """Read receipts that will be cited, many at once."""
+        by_ledger: dict[str, list[int]] = {}
+        for ledger, seq in keys:
+            by_ledger.setdefault(ledger, []).append(seq)
+        for ledger, seqs in by_ledger.items():
+            if (source := self.sources.get(ledger)) is not None:
+                found = source.ledger.get_many(seqs)
+                self.read |= {(ledger, seq): stored for seq, stored in found.items()}
 
     def receipt(self, ledger: str, seq: int) -> StoredReceipt:
         """Cite a receipt."""
         key = (ledger, seq)
-        if key not in self.stored:
+        if key not in self.cited:
             source = self.sources.get(ledger)
-            found = source.ledger.get(seq) if source else None
+            found = self.read.get(key) or (source.ledger.get(seq) if source else None)
             if source is None or found is None:
                 raise ForensicsError(
                     f"{ledger}/{seq}: the index names this receipt, and it is not there; verify "
                     "the ledger (`chainring receipts verify`)"
                 )
-            self.stored[key] = found
+            self.read[key] = found
             self.cited[key] = _cite(source, found)
-        return self.stored[key]
+        return self.read[key]
 
     def said(self, text: str) -> None:
         """Something that could not be shown, said once."""
@@ -188,6 +199,7 @@ class Forensics:
             ]
             rows, total, running = stays_of(connection, [release], limit)
             stays = self._stays(connection, rows, cited, FOREVER)
+        cited.fetch((row.ledger, row.seq) for row in named)
         events = [_event(row, cited.receipt(row.ledger, row.seq)) for row in named]
         evidence = self._items(release, named, cited)
         if not any(row.kind == JUDGED for row in named):
@@ -207,6 +219,8 @@ class Forensics:
         self, connection: Connection, rows: Iterable[StayRow], cited: _Citations, at: int
     ) -> list[Stay]:
         known = [row for row in rows if row.ledger in self._sources]
+        cited.fetch((row.ledger, row.seq) for row in known)
+        cited.fetch((row.ledger, row.next) for row in known if row.next is not None)
         return [self._stay(connection, row, cited, at) for row in known]
 
     def _stay(self, connection: Connection, row: StayRow, cited: _Citations, at: int) -> Stay:
@@ -224,9 +238,7 @@ class Forensics:
                 f"{row.ledger}: that nothing came after a shard's last activation is shown by the "
                 "whole ledger only (`chainring receipts export`)"
             )
-        verdict = judged(connection, row.release, row.verdict, min(at, row.since))
-        if verdict is not None and verdict.ledger not in self._sources:
-            verdict = None
+        verdict = self._verdict(connection, row, cited, at)
         if verdict is not None:
             cited.receipt(verdict.ledger, verdict.seq)
         if not row.verdict:
@@ -247,6 +259,17 @@ class Forensics:
             outcome=verdict.outcome if verdict else "",
             judged=f"{verdict.ledger}/{verdict.seq}" if verdict else "",
         )
+
+    def _verdict(
+        self, connection: Connection, row: StayRow, cited: _Citations, at: int
+    ) -> FactRow | None:
+        """The verdict that an activation names, else the newest one before it."""
+        key = (row.release, row.verdict)
+        if key not in cited.verdicts or not row.verdict:
+            found = judged(connection, row.release, row.verdict, min(at, row.since))
+            there = found is not None and found.ledger in self._sources
+            cited.verdicts[key] = found if there else None
+        return cited.verdicts[key]
 
     def _items(
         self, release: str, named: Iterable[FactRow], cited: _Citations

@@ -46,6 +46,9 @@ from stores.sql import open_engine, read, write
 BATCH = 20_000
 """Receipts that are indexed in one transaction."""
 
+CACHE_KIB = 64 * 1024
+"""Memory for pages while indexing: with less, each batch writes the same pages many times."""
+
 _OF_A_LEDGER = (INDEXED, ACTIVATION, STAY, CURRENT, PLACEMENT, SEEDING, FACT, TILES)
 
 
@@ -110,6 +113,7 @@ class ForensicsIndex:
         """
         while True:
             with write(self.engine) as connection:
+                connection.exec_driver_sql(f"PRAGMA cache_size = -{CACHE_KIB}")
                 before = self._agreed(connection, ledger)
                 found = ledger.read(before.size, limit=batch)
                 after = _index(connection, ledger.name, before, found)

@@ -216,6 +216,17 @@ class Ledger:
         """The receipt with this sequence number."""
         return self._first(self._select().where(_RECEIPTS.c.seq == seq), connection)
 
+    def get_many(
+        self, seqs: Collection[int], *, connection: Connection | None = None
+    ) -> dict[int, StoredReceipt]:
+        """The receipts with these sequence numbers, by number; one that is not there is not."""
+        wanted, found = sorted(set(seqs)), {}
+        for start in range(0, len(wanted), _KEYS_PER_QUERY):
+            some = wanted[start : start + _KEYS_PER_QUERY]
+            query = self._select().where(_RECEIPTS.c.seq.in_(some))
+            found.update({each.seq: each for each in self._fetch(query, connection)})
+        return found
+
     def find(
         self, idempotency_key: str, *, connection: Connection | None = None
     ) -> StoredReceipt | None:

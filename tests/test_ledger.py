@@ -318,6 +318,9 @@ def test_reading_by_range_kind_and_subject(ledger: Ledger):
     found = ledger.get(4)
     assert found is not None
     assert found.receipt.idempotency_key == "key-4"
+    many = ledger.get_many([11, 4, 4, 77])
+    assert {seq: stored.seq for seq, stored in many.items()} == {4: 4, 11: 11}
+    assert len(ledger.get_many(range(2000))) == 12
 
 
 def test_reading_goes_over_pages(ledger: Ledger):

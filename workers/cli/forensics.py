@@ -211,7 +211,7 @@ def _archive() -> EvidenceArchive | None:
 def _archived(digest: str) -> bytes | None:
     archive = _archive()
     try:
-        return archive and archive.get(digest)
+        return archive.get(digest) if archive else None
     except (ArchiveError, OSError):
         return None
 
