@@ -142,6 +142,7 @@ def _locked(
         hashed=CRATE if checksum else "",
         requires=requires,
         vcs=_vcs(crate.source),
+        local=not crate.source,
     )
 
 
@@ -175,6 +176,7 @@ def _compiled(crate: _Compiled, source: str) -> Package:
         origin="binary",
         source=source,
         scope="required" if crate.kind == "runtime" else "excluded",
+        local=crate.source == "local",
     )
 
 

@@ -89,6 +89,7 @@ def _package(location: str, entry: _Entry, entries: Mapping[str, _Entry], source
         location=location,
         requires=_requires(location, entry, entries, source),
         scope=_scope(entry),
+        local=FOLDER not in location,
         vcs=resolved.replace("#", "@", 1) if resolved.startswith("git+") else "",
     )
 

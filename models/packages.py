@@ -38,7 +38,8 @@ class Package:
     ``sha256:...``. ``source`` is the file or directory that told of it. ``files`` are the paths
     inside the release that belong to it, ``location`` is the directory they are in. ``requires``
     holds package URLs of what it needs directly, as far as they are known. ``vcs`` is the source
-    repository and commit of a package that no registry holds.
+    repository and commit of a package that no registry holds. ``local``: a part of the project
+    itself, from its own source tree.
     """
 
     ecosystem: str
@@ -55,6 +56,7 @@ class Package:
     requires: tuple[str, ...] = ()
     scope: Scope = "required"
     vcs: str = ""
+    local: bool = False
 
     @property
     def purl(self) -> str:

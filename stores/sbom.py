@@ -42,6 +42,7 @@ LEFT_OUT_PROPERTY = f"{PROPERTY_PREFIX}locked-but-not-in-the-release"
 ALTERED_PROPERTY = f"{PROPERTY_PREFIX}altered"
 ANY_OF_PROPERTY = f"{PROPERTY_PREFIX}any-of"
 ROOT = "release"
+BINARY = "binary that it is compiled into"
 TOOL = "chainring"
 SCHEMA_URI = "http://cyclonedx.org/schema/bom-1.6.schema.json"
 _PART = 50
@@ -98,6 +99,7 @@ def write_sbom(
 ) -> bytes:
     """The bill of materials of what was found in a release; see `make_sbom`."""
     packages, left_out = merge([*contents.packages, *locked])
+    packages = [_with_hash(package, contents) for package in packages]
     loose = contents.loose_files
     if len(packages) + len(loose) > MAX_COMPONENTS:
         raise EvidenceError(f"SBOM: more than {MAX_COMPONENTS} components")
@@ -133,12 +135,23 @@ def merge(packages: Iterable[Package]) -> tuple[list[Package], int]:
     left_out = set()
     for package in found:
         key = purl_key(package.purl)
-        same = merged.setdefault(key, [])
+        same = merged.get(key, [])
+        if not same and package.origin == "lock" and package.local:
+            continue  # the project itself, whose files are listed
+        merged[key] = same
         if not same and package.origin == "lock" and package.ecosystem in told:
             left_out.add(key)
         elif not same or not any(_join(same, index, package) for index in range(len(same))):
             same.append(package)
     return [package for same in merged.values() for package in same], len(left_out)
+
+
+def _with_hash(package: Package, contents: Contents) -> Package:
+    """A crate in a binary of which no lock file knows the archive has the binary's own hash."""
+    if package.hashes or package.origin != "binary":
+        return package
+    hashes = {"SHA-256": contents.files[package.source].sha256}
+    return replace(package, hashes=hashes, hashed=BINARY)
 
 
 def _join(same: list[Package], index: int, package: Package) -> bool:

@@ -8,14 +8,6 @@ from pathlib import Path
 import pytest
 from packageurl import PackageURL
 from packaging.utils import canonicalize_name
-
-from models.lock_cargo import CRATE
-from models.sbom import HASHED_PROPERTY, LINK_PROPERTY, ORIGIN_PROPERTY
-from models.sbom_compare import compare
-from models.strict_json import EvidenceError
-from stores.sbom import ALTERED_PROPERTY, LEFT_OUT_PROPERTY, LockSource
-from stores.sbom_contents import read_contents
-from stores.unpack import Limits
 from sbom_harness import (
     AUDIT,
     CARGO_LOCK,
@@ -29,6 +21,14 @@ from sbom_harness import (
     wheel,
     write,
 )
+
+from models.lock_cargo import CRATE
+from models.sbom import HASHED_PROPERTY, LINK_PROPERTY, ORIGIN_PROPERTY
+from models.sbom_compare import compare
+from models.strict_json import EvidenceError
+from stores.sbom import ALTERED_PROPERTY, BINARY, LEFT_OUT_PROPERTY, LockSource
+from stores.sbom_contents import read_contents
+from stores.unpack import Limits
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CARGO = LockSource("Cargo.lock", CARGO_LOCK.encode())
@@ -140,6 +140,9 @@ def test_the_binary_tells_what_the_lock_file_overstates(root: Path):
     libc = by_purl(sbom)["pkg:cargo/libc@0.2.150"]
     assert libc.hashes == {"SHA-256": "a" * 64}
     assert libc.property_values(HASHED_PROPERTY) == (CRATE,)
+    app = by_purl(sbom)["pkg:cargo/app@0.1.0"]
+    assert app.hashes == sbom.files[0].hashes
+    assert app.property_values(HASHED_PROPERTY) == (BINARY,)
     assert by_purl(sbom)["pkg:cargo/cc@1.0.1"].scope == "excluded"
     assert [component.name for component in sbom.files] == ["app"]
     assert {"name": LEFT_OUT_PROPERTY, "value": "3"} in json.loads(bill(root, CARGO))["metadata"][
@@ -155,7 +158,7 @@ def test_without_such_a_binary_the_lock_file_is_all_there_is(root: Path):
     assert PackageURL.from_string(rand.purl).qualifiers["vcs_url"].endswith("/rand@" + COMMIT)
     assert rand.hashes == {}
     found = compare(sbom, read_contents(root), digest=DIGEST)
-    assert (found.covers, found.overstates, found.unconfirmed_packages.count) == (True, False, 5)
+    assert (found.covers, found.overstates, found.unconfirmed_packages.count) == (True, False, 4)
 
 
 def test_installed_node_packages_and_their_lock_file(root: Path):
@@ -302,4 +305,4 @@ def test_a_bill_from_the_lock_file_alone_overstates(root: Path):
     found = compare(sbom, read_contents(root), digest=DIGEST)
     assert found.absent_packages.count == 3
     assert any("windows-sys" in name for name in found.absent_packages.names)
-    assert found.unlisted_packages.names == ("pkg:cargo/cc@1.0.1",)
+    assert found.unlisted_packages.names == ("pkg:cargo/app@0.1.0", "pkg:cargo/cc@1.0.1")
