@@ -1,12 +1,9 @@
-"""Builds the sample releases: two services, good versions and versions made bad on purpose."""
+"""The samples: two services, good versions and versions made bad on purpose."""
 
 import json
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
-
-from stores.oci import ImageLayout, StoredRelease
 
 SOURCES = Path(__file__).resolve().parents[1] / "deploy" / "samples"
 SERVICES = ("catalog", "render")
@@ -22,27 +19,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "1.3.0-crash": {"crash_at_start": True},
     "1.3.0-never-healthy": {"healthy": False},
 }
+# What the version that is good at first turns into.
 LATE = {"slow_share": 0.1, "slow_factor": 10.0, "error_share": 0.03}
-
-
-def build_samples(layout: ImageLayout, *, late_after_s: int = 60) -> list[StoredRelease]:
-    """Put every sample release into ``layout``; what is there already stays as it is.
-
-    Args:
-        late_after_s: when the release that is good at first turns bad.
-
-    Raises:
-        ReleaseError: a version is there with another content.
-        FileNotFoundError: the samples' sources are not installed.
-    """
-    late = {f"1.3.0-late-{late_after_s}s": {**LATE, "after_s": late_after_s}}
-    for service in SERVICES:
-        for version, behaviour in {**VARIANTS, **late}.items():
-            with tempfile.TemporaryDirectory() as scratch:
-                directory = Path(scratch)
-                assemble(directory, service, version, behaviour)
-                layout.put_release(service, version, directory)
-    return [release for release in layout.list() if release.name in SERVICES]
 
 
 def assemble(directory: Path, service: str, version: str, behaviour: dict[str, Any]) -> None:

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from stores.oci import ImageLayout, ReleaseCorrupt, ReleaseError, StoredRelease
-from workers.cli.output import NEGATIVE, console, emit_json, emit_table, fail
-from workers.samples import build_samples
-from workers.settings import home
+from workers.cli.output import NEGATIVE, USAGE, console, emit_json, emit_table, fail
+from workers.cli.temporal import control_client, run
+from workers.sample_builds import Sample, build_samples, load_sample_advisories, samples
+from workers.settings import home, load_control
 
 app = typer.Typer(
     help="Keep and inspect releases. A release is an OCI image, always used by its digest.",
@@ -24,17 +25,36 @@ Reference = Annotated[str, typer.Argument(metavar="RELEASE", help="name:version,
 
 @app.command("build-samples")
 def build(
+    releases: Annotated[
+        list[str] | None, typer.Argument(help="name:version of each; all when none is named.")
+    ] = None,
     late_after: Annotated[
         int, typer.Option(min=1, help="Seconds until the late-bad sample turns bad.")
     ] = 60,
     json: Json = False,
 ) -> None:
-    """Build the two sample services, good versions and bad ones.
+    """Build the sample services from git, good versions and bad ones, with their evidence.
 
-    Example: chainring releases build-samples
+    This home then trusts the samples' signer and repositories, and knows a few made-up advisories:
+    it is for trying things out.
+
+    Example: chainring releases build-samples catalog:1.0.0 catalog:1.1.0
     """
+    known = samples(late_after_s=late_after)
+    wanted = releases or list(known)
+    for name in wanted:
+        if name not in known:
+            fail(f"release: {name!r} is no sample; there are: {', '.join(known)}", USAGE)
     with _readable_errors():
-        _print_releases(build_samples(_layout(), late_after_s=late_after), json)
+        run(_build([known[name] for name in wanted]))
+        found = [each for each in _layout().list() if f"{each.name}:{each.version}" in wanted]
+        _print_releases(found, json)
+
+
+async def _build(wanted: list[Sample]) -> None:
+    client, addresses = await control_client(), load_control()
+    await load_sample_advisories(client, addresses)
+    await build_samples(client, addresses, home(), wanted)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
