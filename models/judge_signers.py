@@ -77,7 +77,7 @@ def missing_evidence(evidence: Evidence, accepted: Accepted, kind: EvidenceKind)
     if evidence.listing is not None:
         return Check(name=kind, outcome="error", why=evidence.listing.why)
     details = list(_near_misses(evidence, kind))
-    why = f"no {kind} that counts is kept with the release"
+    why = f"nothing that counts as {kind} is kept with the release"
     return Check(name=kind, outcome="fail", why=why, details=limited(details))
 
 

@@ -22,6 +22,9 @@ _WORST_FIRST: Final[tuple[Outcome, ...]] = ("fail", "error", "pass")
 MAX_DETAILS = 50
 """Lines that a check keeps; one more says how many were left out."""
 
+SAID = 3
+"""Checks that are named in the one line that says why."""
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -140,7 +143,8 @@ def conclude(checks: Iterable[Check]) -> tuple[Outcome, str]:
     if outcome == "pass":
         return outcome, f"all {len(checks)} checks passed"
     said = [f"{check.name}: {check.why}" for check in checks if check.outcome == outcome]
-    return outcome, "; ".join(said) or "nothing was checked"
+    more = [f"and {len(said) - SAID} more"] if len(said) > SAID else []
+    return outcome, "; ".join([*said[:SAID], *more]) or "nothing was checked"
 
 
 def limited(details: Iterable[str]) -> list[str]:
