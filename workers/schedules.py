@@ -42,6 +42,12 @@ def calendar() -> list[Planned]:
     """What the control plane does regularly."""
     return [
         Planned(
+            id="vulnerabilities/refresh",
+            workflow="RefreshVulnerabilities",
+            every=timedelta(hours=6),
+            note="load the feeds of [sbom.feeds]; what they say anew has the fleet judged again",
+        ),
+        Planned(
             id="releases/rejudge",
             workflow="RejudgeDeployments",
             every=timedelta(hours=1),

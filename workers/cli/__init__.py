@@ -40,6 +40,10 @@ _SUBCOMMANDS = {
     "build": _Subcommand("build", "app", "Build and attest releases out of git."),
     "rollout": _Subcommand("rollout", "app", "Plan, start, watch and steer rollouts."),
     "breakglass": _Subcommand("breakglass", "app", "Let a refused release through, by two people."),
+    "production": _Subcommand("production", "app", "A commit to the whole fleet, in one process."),
+    "vulnerabilities": _Subcommand(
+        "vulnerabilities", "app", "Vulnerability data: load it, ask it."
+    ),
     "schedules": _Subcommand("schedules", "app", "What Temporal starts by itself."),
     "incidents": _Subcommand("incidents", "app", "Running releases that stand no more."),
     "verify": _Subcommand("verify", "verify", "Judge a release by all of its evidence."),

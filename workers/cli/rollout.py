@@ -246,7 +246,7 @@ def print_status(status: RolloutStatus) -> None:
 def _request(release: str, overrides: list[str] | None, **fields: Any) -> RolloutRequest:
     digest = _digest(release)
     given = {name: value for name, value in fields.items() if value is not None}
-    return RolloutRequest(release=digest, overrides=_overrides(overrides or []), **given)
+    return RolloutRequest(release=digest, overrides=overrides_of(overrides or []), **given)
 
 
 def _digest(reference: str) -> str:
@@ -256,7 +256,8 @@ def _digest(reference: str) -> str:
         fail(str(error), USAGE)
 
 
-def _overrides(pairs: list[str]) -> dict[str, Any]:
+def overrides_of(pairs: list[str]) -> dict[str, Any]:
+    """KEY=VALUE options as a rollout's overrides; a value that is no JSON is a text."""
     found = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
