@@ -136,7 +136,7 @@ def main() -> int:
         os.environ["CHAINRING_HOME"] = str(home)
         with running_stack(home, render_default_config()) as stack:
             stack.chainring("fleet", "seed", "--tenants", "10000", "--shards", "100")
-            stack.chainring("releases", "build-samples")
+            stack.build_samples("1.0.0", "1.1.0")
             address = stack.addresses("control")["temporal"]["address"]
             workers = [
                 subprocess.Popen(

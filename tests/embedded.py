@@ -72,6 +72,10 @@ class Stack:
             timeout=120,
         )
 
+    def build_samples(self, *versions: str) -> None:
+        """Build and attest versions of the sample service catalog."""
+        self.chainring("releases", "build-samples", *(f"catalog:{each}" for each in versions))
+
     def json(self, *arguments: str) -> Any:
         """A reading command's JSON."""
         return json.loads(self.chainring(*arguments, "--json").stdout)

@@ -46,7 +46,6 @@ from stores.shards import ACTIVATED, ShardStore
 from stores.sql import open_engine, read, table
 from workers.cli.receipts import app as receipts_command
 from workers.host_system import HOST_VARIABLE
-from workers.samples import assemble
 
 TENANTS, SHARDS = 400, 20
 QUICK = {"rollout.rollout_rings": [100]}
@@ -54,7 +53,7 @@ QUICK = {"rollout.rollout_rings": [100]}
 
 POLL_S = 0.01
 RATE = 40.0
-BROKEN = "2.0.0-broken"
+BROKEN = "1.3.0-broken"  # starts well, then answers every second request with an error
 BESIDE_THE_REQUESTS = frozenset({"control", "region-eu", "region-us-east", "temporal", "gateway"})
 """Processes whose death no tenant's request may notice."""
 
@@ -133,13 +132,12 @@ class Fleet:
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
         stack.chainring("fleet", "seed", "--tenants", str(TENANTS), "--shards", str(SHARDS))
-        stack.chainring("releases", "build-samples")
+        stack.build_samples("1.0.0", "1.1.0", "1.2.0", BROKEN)
         control = stack.addresses("control")
         self._engine = open_engine(control["database"])
         self.control = Ledger(self._engine, "control")
         self.regions = {region: RegionView(stack, region) for region in REGIONS}
         layout = ImageLayout(Path(control["releases"]))
-        _put_broken(layout, stack.home / "broken")
         catalog = [each for each in layout.list() if each.name == "catalog"]
         self.digests = {each.version: each.digest for each in catalog}
         self.versions = {each.digest: each.version for each in catalog}
@@ -456,14 +454,6 @@ def _is_locked(database: str) -> bool:
             return True
         probe.execute("ROLLBACK")
         return False
-
-
-def _put_broken(layout: ImageLayout, directory: Path) -> None:
-    """A release that starts well and then answers every second request with an error."""
-    if not directory.exists():
-        directory.mkdir()
-        assemble(directory, "catalog", BROKEN, {"error_share": 0.5})
-    layout.put_release("catalog", BROKEN, directory)
 
 
 @contextlib.contextmanager

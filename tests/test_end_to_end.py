@@ -13,6 +13,7 @@ from embedded import ROOT, Stack, running_stack, start, until
 from models.rollout import RolloutState
 from workers.supervisor import die_with_parent
 
+BAD = ("slow-tail", "errors", "leak", "crash", "never-healthy")
 LEAKY = {"gates.memory_growth_mb": 2, "gates.looks": 6, "gates.bake_seconds": 9}
 
 
@@ -22,7 +23,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     home = tmp_path_factory.mktemp("fleet") / "home"
     with running_stack(home) as running:
         running.chainring("fleet", "seed", "--tenants", "400", "--shards", "20")
-        running.chainring("releases", "build-samples")
+        running.build_samples("1.0.0", "1.1.0", "1.2.0", *(f"1.3.0-{how}" for how in BAD))
         running.chainring("rollout", "start", "catalog:1.0.0", "--skip-gates", "installation")
         yield running
 

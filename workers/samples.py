@@ -15,6 +15,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "1.2.0": {},
     "1.3.0-slow-tail": {"slow_share": 0.1, "slow_factor": 10.0},
     "1.3.0-errors": {"error_share": 0.03},
+    "1.3.0-broken": {"error_share": 0.5},
     "1.3.0-leak": {"leak_kb": 32},
     "1.3.0-crash": {"crash_at_start": True},
     "1.3.0-never-healthy": {"healthy": False},
