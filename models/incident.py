@@ -14,6 +14,7 @@ from models.config_supply import FollowUp
 from models.ids import Actor, Digest, RegionCode, short
 from models.rollout import DecisionMade
 
+
 class _Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
