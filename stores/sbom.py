@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid5
@@ -282,7 +283,7 @@ def _validate(value: dict[str, Any]) -> None:
     # Imported here: the grammars of its formats take seconds to build, and few processes need them.
     from cyclonedx.validation.json import JsonStrictValidator  # noqa: PLC0415
 
-    validator = JsonStrictValidator(SchemaVersion.V1_6)
+    validator = _validator()
     lists = {"components": "bom-ref", "dependencies": "ref"}
     rest = {key: item for key, item in value.items() if key not in lists}
     parts = [rest]
@@ -295,6 +296,12 @@ def _validate(value: dict[str, Any]) -> None:
         problem = validator.validate_str(json.dumps(part))
         if problem is not None:
             raise EvidenceError(f"SBOM: not valid CycloneDX 1.6: {str(problem)[:500]}")
+
+
+@cache
+def _validator() -> JsonStrictValidator:
+    """Reads the schema files once; that takes longer than validating a small bill."""
+    return JsonStrictValidator(SchemaVersion.V1_6)
 
 
 def _batched(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
