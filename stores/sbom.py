@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid5
 
 from cyclonedx.model import HashAlgorithm, HashType, Property
@@ -38,6 +38,9 @@ from models.sbom_compare import Contents, ReleaseFile, purl_key
 from models.strict_json import EvidenceError
 from stores.sbom_contents import read_contents, read_lock_file
 from stores.unpack import DEFAULT_LIMITS, Limits
+
+if TYPE_CHECKING:
+    from cyclonedx.validation.json import JsonStrictValidator
 
 LEFT_OUT_PROPERTY = f"{PROPERTY_PREFIX}locked-but-not-in-the-release"
 ALTERED_PROPERTY = f"{PROPERTY_PREFIX}altered"
@@ -280,9 +283,6 @@ def _written(bom: Bom) -> bytes:
 
 def _validate(value: dict[str, Any]) -> None:
     """Validate a bill by the strict schema, in parts: a list's items are compared pair by pair."""
-    # Imported here: the grammars of its formats take seconds to build, and few processes need them.
-    from cyclonedx.validation.json import JsonStrictValidator  # noqa: PLC0415
-
     validator = _validator()
     lists = {"components": "bom-ref", "dependencies": "ref"}
     rest = {key: item for key, item in value.items() if key not in lists}
@@ -299,8 +299,10 @@ def _validate(value: dict[str, Any]) -> None:
 
 
 @cache
-def _validator() -> JsonStrictValidator:
-    """Reads the schema files once; that takes longer than validating a small bill."""
+def _validator() -> "JsonStrictValidator":
+    """Made once, when it is first needed: schemas and formats' grammars take seconds to build."""
+    from cyclonedx.validation.json import JsonStrictValidator  # noqa: PLC0415
+
     return JsonStrictValidator(SchemaVersion.V1_6)
 
 
