@@ -8,13 +8,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 
+from models.bundle import read_bundle
 from models.rollout import FINAL_STATES, RolloutRequest, RolloutState, RolloutStatus
+from models.statement import read_statement
 from stores.oci import ImageLayout
 from workers.process import connect
 from workers.settings import known_regions, load_control
@@ -24,6 +28,7 @@ ROOT = Path(__file__).parent.parent
 CHAINRING = Path(sys.executable).parent / "chainring"
 OVERRIDES = {"gates.bake_seconds": 20, "gates.looks": 4, "gates.min_samples": 250}
 FIRST, GOOD, BAD = "catalog:1.0.0", "catalog:1.1.0", "catalog:1.3.0-slow-tail"
+VULNERABLE, TAMPERED = "catalog:1.4.0-vulnerable", "catalog:1.1.1-tampered"
 BAD_ROLLOUT = f"rollout/{BAD.replace(':', '-')}/1"
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
@@ -54,30 +59,54 @@ def main() -> int:
 def _story(home: Path, given: argparse.Namespace) -> bool:
     _title("1. A fleet")
     _chainring("fleet", "seed", "--tenants", str(given.tenants), "--shards", str(given.shards))
-    _chainring("releases", "build-samples")
-    _title(f"2. First installation: {FIRST}")
+    _title("2. Releases out of signed commits: built, tested, attested")
+    _chainring("releases", "build-samples", FIRST, GOOD, BAD, VULNERABLE)
+    _tamper(home)
+    _chainring("verify", GOOD)
+    _title(f"3. First installation: {FIRST}")
     first = asyncio.run(
         _roll_out(FIRST, skip_gates="first installation: no tenant has traffic yet")
     )
     record = home / "load.csv"
     with _load(home, given.rate, record):
-        _title(f"3. A good release under load: {GOOD}")
+        _title(f"4. A good release under load: {GOOD}")
         _chainring("rollout", "plan", GOOD)
         good = asyncio.run(_roll_out(GOOD))
-        _title(f"4. A bad one: {BAD} (a tenth of its requests take ten times as long)")
+        _title(f"5. A bad one: {BAD} (a tenth of its requests take ten times as long)")
         bad = asyncio.run(_roll_out(BAD))
-    _title("5. What the load saw")
+        _title("6. Two that never start: one was altered, one has a critical vulnerability")
+        refused = [asyncio.run(_roll_out(each)) for each in (TAMPERED, VULNERABLE)]
+    _title("7. What the load saw")
     clean = _run(
         [sys.executable, str(ROOT / "scripts" / "check_load.py"), str(record), "--home", str(home)]
     )
-    _title("6. The receipts")
+    _title("8. The receipts, and what they answer")
     verified = _chainring("receipts", "verify")
-    _summary(good, bad)
+    now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+    answered = _chainring("forensics", "at", now, "--shard", "eu-001")
+    _summary(good, bad, refused)
     as_hoped = (
         first.state == good.state == RolloutState.COMPLETED
         and bad.state == RolloutState.ROLLED_BACK
+        and all(each.state == RolloutState.REFUSED for each in refused)
     )
-    return as_hoped and clean and verified
+    return as_hoped and clean and verified and answered
+
+
+def _tamper(home: Path) -> None:
+    """A release like the good one but for one line, with the good one's evidence beside it."""
+    layout = ImageLayout(load_control().releases)
+    good = layout.resolve(GOOD)
+    name, version = TAMPERED.split(":")
+    with tempfile.TemporaryDirectory(dir=home) as scratch:
+        root = layout.unpack(good, Path(scratch) / "good")
+        service = next(root.rglob("service.py"))
+        service.write_text(service.read_text() + "# sends the price list elsewhere, too\n")
+        tampered = layout.put_release(name, version, service.parent)
+    for bundle in layout.evidence(good):
+        statement = read_statement(read_bundle(bundle).envelope.payload)
+        layout.attach(tampered, bundle, statement.predicate_type)
+    console.print(f"[dim]{TAMPERED} is {GOOD} with one line more and all of its evidence[/dim]")
 
 
 async def _roll_out(reference: str, **fields: str) -> RolloutStatus:
@@ -127,7 +156,7 @@ def _progress(status: RolloutStatus) -> str:
     )
 
 
-def _summary(good: RolloutStatus, bad: RolloutStatus) -> None:
+def _summary(good: RolloutStatus, bad: RolloutStatus, refused: list[RolloutStatus]) -> None:
     _title("In short")
     console.print(f"  {GOOD}: [green]{good.state}[/green] in {_seconds(good):.0f} s, ring by ring:")
     for ring in good.rings:
@@ -138,6 +167,9 @@ def _summary(good: RolloutStatus, bad: RolloutStatus) -> None:
         for metric in ring.verdict.metrics if ring.verdict else []:
             if metric.outcome == "fail":
                 console.print(f"    {metric.metric}: {metric.why}")
+    for each in refused:
+        console.print(f"  {each.name}:{each.version}: [yellow]{each.state}[/yellow]")
+        console.print(f"    why: {each.why}")
 
 
 def _seconds(status: RolloutStatus) -> float:
@@ -154,6 +186,8 @@ def _look_further(home: Path) -> None:
         f"temporal workflow list --address {temporal}",
         f"temporal workflow show --address {temporal} --workflow-id {BAD_ROLLOUT}",
         f"chainring verdict show --rollout {BAD_ROLLOUT}",
+        f"chainring verdict replay --release {VULNERABLE}",
+        f"chainring forensics trace {GOOD}",
         "chainring events",
         "chainring receipts list --ledger eu",
     ):

@@ -17,6 +17,10 @@ import typer
 from pydantic import ValidationError
 from temporalio import workflow
 
+from models.break_glass import BreakGlassState
+from models.build import BuildRequest, BuildState
+from models.incident import IncidentState
+from models.production import ProductionRequest, ProductionState
 from models.rollout import AbortDecision, Decision, RolloutRequest, RolloutState
 from workers.__main__ import USAGE
 from workers.cli import app
@@ -28,6 +32,12 @@ DOCUMENTS = sorted([ROOT / "README.md", ROOT / "deploy" / "README.md", *ROOT.glo
 DIGEST = "sha256:" + "a" * 64
 PROMPTS = ("$RELEASE",)  # shell variables that hold a digest
 UPDATES = {"abort": AbortDecision}  # the others take a Decision
+REQUESTS = {
+    "BuildRelease": BuildRequest,
+    "FleetRollout": RolloutRequest,
+    "ReleaseToProduction": ProductionRequest,
+}
+STATES = (RolloutState, IncidentState, BreakGlassState, BuildState, ProductionState)
 BUILT_IN = {"WorkflowType", "WorkflowId", "ExecutionStatus"}
 TEMPORAL = shutil.which("temporal", path=str(Path(sys.executable).parent))
 
@@ -184,10 +194,10 @@ def _is_path_of_commands(words: list[str]) -> bool:
     "command",
     documented("temporal", "workflow", "start") + documented("temporal", "workflow", "execute"),
 )
-def test_the_input_of_a_start_is_a_rollout_request(command: Command):
-    assert option(command, "--type") == "FleetRollout"
+def test_the_input_of_a_start_is_a_request(command: Command):
     assert option(command, "--task-queue") == CONTROL_QUEUE
-    assert RolloutRequest.model_validate(given_input(command)).release == DIGEST
+    request = REQUESTS[str(option(command, "--type"))].model_validate(given_input(command))
+    assert getattr(request, "release", DIGEST) == DIGEST
 
 
 @pytest.mark.parametrize("command", documented("temporal", "workflow", "update", "execute"))
@@ -214,7 +224,7 @@ def test_a_list_asks_for_attributes_and_states_that_exist(command: Command):
     attributes = set(re.findall(r"([A-Z]\w+)\s*(?:=|>|<|!=|STARTS_WITH)", query))
     assert attributes <= BUILT_IN | set(SEARCH_ATTRIBUTES)
     states = re.findall(r'ChainringState\s*=\s*"([^"]*)"', query)
-    assert set(states) <= {state.value for state in RolloutState}
+    assert set(states) <= {state.value for kind in STATES for state in kind}
 
 
 @pytest.mark.parametrize("command", documented("temporal"))

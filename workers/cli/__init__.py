@@ -44,6 +44,7 @@ _SUBCOMMANDS = {
     "vulnerabilities": _Subcommand(
         "vulnerabilities", "app", "Vulnerability data: load it, ask it."
     ),
+    "keys": _Subcommand("keys", "app", "The keys that sign releases."),
     "schedules": _Subcommand("schedules", "app", "What Temporal starts by itself."),
     "incidents": _Subcommand("incidents", "app", "Running releases that stand no more."),
     "verify": _Subcommand("verify", "verify", "Judge a release by all of its evidence."),
