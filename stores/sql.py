@@ -29,6 +29,7 @@ from sqlmodel import SQLModel
 
 import models
 from stores.retention import expected_guards, guard, guards
+from stores.schema import complete, lacks
 
 BUSY_TIMEOUT_MS = 10_000
 """How long a writer waits for another one before it is told that the store is locked."""
@@ -157,11 +158,12 @@ def read(engine: Engine) -> Iterator[Connection]:
 
 
 def create_all(engine: Engine) -> None:
-    """Create every table of ``models.tables_*`` that is not there yet, and guard the receipts.
+    """Create what the database lacks of ``models.tables_*``, and guard the receipts.
 
     Safe to call from several processes at once.
 
     Raises:
+        SchemaMismatch: another release made the database, and it cannot be completed.
         StoreUnavailable: the database does not answer.
     """
     for module in pkgutil.iter_modules(models.__path__):
@@ -170,9 +172,11 @@ def create_all(engine: Engine) -> None:
     with read(engine) as connection:
         missing = set(SQLModel.metadata.tables) - set(inspect(connection).get_table_names())
         missing |= expected_guards(connection) - guards(connection)
-    if missing:  # a reader of a busy database need not wait for the writers
+        behind = lacks(connection)
+    if missing or behind:  # a reader of a busy database need not wait for the writers
         with write(engine, lock="schema") as connection:
             SQLModel.metadata.create_all(connection)
+            complete(connection)
             guard(connection)
 
 

@@ -6,7 +6,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from temporalio.client import Client
+from temporalio.client import (
+    Client,
+    WorkflowExecution,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+)
 
 from models.ids import CONTROL_LEDGER, short
 from models.planning import Plan
@@ -28,6 +33,7 @@ from workers.cli.output import NEGATIVE, USAGE, console, emit_json, emit_table, 
 from workers.cli.temporal import control_client, next_id, run
 from workers.cli.watching import watch_rollout
 from workers.settings import load_control
+from workflows.regions import plain_words
 
 app = typer.Typer(help="Plan, start, watch and steer rollouts.", no_args_is_help=True)
 
@@ -311,12 +317,24 @@ async def _list() -> list[dict[str, str]]:
         rows.append(
             {
                 "rollout": found.id,
-                "state": str(attributes.get("ChainringState", "")),
+                "state": await _state(client, found, attributes.get("ChainringState")),
                 "ring": str(attributes.get("ChainringRing", "")),
                 "started": f"{found.start_time:%Y-%m-%d %H:%M:%S}",
             }
         )
     return rows
+
+
+async def _state(client: Client, found: WorkflowExecution, said: object) -> str:
+    """The rollout's own state; of one that failed, which has none, why it did."""
+    if found.status in (WorkflowExecutionStatus.RUNNING, WorkflowExecutionStatus.COMPLETED):
+        return str(said or "")
+    ended = found.status.name.lower().replace("_", " ") if found.status else "unknown"
+    try:
+        await client.get_workflow_handle(found.id, run_id=found.run_id).result()
+    except WorkflowFailureError as error:
+        return f"{ended}: {plain_words(error)}"
+    return ended
 
 
 def _decide(rollout: str, update: str, decision: Decision) -> None:
