@@ -365,6 +365,7 @@ def test_no_order_of_calls_lets_an_older_epoch_through(
             assert epoch >= highest
             highest = epoch
         except StaleEpoch as stale:
-            assert epoch < highest == stale.highest
+            # A shard names its own epoch, which may be below the region's.
+            assert epoch < stale.highest <= highest
     assert rebuilt(ledger) == expected
     engine.dispose()
