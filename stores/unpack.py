@@ -12,6 +12,7 @@ import shutil
 import stat
 import tarfile
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
@@ -86,6 +87,20 @@ def unpack_layers(
         finally:
             _clear_leftovers(parent)
     return target / ROOTFS
+
+
+def remove_unpacked(workdir: Path, digest: str) -> None:
+    """Remove what was unpacked of a release; whoever starts it again unpacks it again.
+
+    Nothing happens when it is not there.
+    """
+    target = release_directory(workdir, digest)
+    if not target.exists():
+        return
+    with file_lock(target.parent / ".unpack.lock"), suppress(FileNotFoundError):
+        # Renamed first: a removal that is cut short must not leave half a release in its place.
+        target.rename(target.with_name(f"{TEMPORARY}{target.name}-gone"))
+        _clear_leftovers(target.parent)
 
 
 def is_intact(target: Path, digest: str) -> bool:

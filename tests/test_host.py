@@ -14,6 +14,7 @@ import pytest
 from release_harness import Stack, running
 
 from models.supervision import Life, RestartPolicy, next_step
+from stores.unpack import release_directory
 from workers.host_system import HOST_VARIABLE, PortBook, is_free, last_line, limit_log
 
 
@@ -44,6 +45,13 @@ def test_runs_what_is_wanted_and_stops_what_is_not(stack):
     row = stack.wait(release, lambda row: row.state == "stopped")
     assert row.pid is None
     stack.gone()
+    unpacked = release_directory(stack.workdir(), release)
+    for _ in range(100):
+        if not unpacked.exists():
+            break
+        time.sleep(0.05)
+    assert not unpacked.exists()
+    assert get(stack.run(release).port)["version"] == "1.0.0"
 
 
 def test_restarts_a_killed_process_on_the_same_port_with_a_new_source(stack):

@@ -20,6 +20,7 @@ from stores.files import file_lock, write_atomic
 from stores.oci import ImageLayout
 from stores.processes import ProcessStore, ReleaseProcess
 from stores.sql import StoreUnavailable, create_all, open_engine
+from stores.unpack import remove_unpacked
 from workers.host_process import Seen, Site, Supervisor
 from workers.host_system import PortBook, kill_leftovers
 from workers.settings import known_regions, load_region
@@ -130,6 +131,7 @@ class _RegionHost:
             await asyncio.to_thread(
                 self._store.report, row.release, row.attempt, state="stopped", pid=None
             )
+            await asyncio.to_thread(remove_unpacked, self._site.workdir, row.release)
         elif row.state != "failed":
             self._supervisors[row.release] = Supervisor(row, self._site, self._changed.set)
 
@@ -142,6 +144,8 @@ class _RegionHost:
             attempt, seen = current
             await asyncio.to_thread(self._store.report, release, attempt, **seen.values())
             self._reported[release] = current
+            if seen.state == "stopped" and not self._stopping.is_set():
+                await asyncio.to_thread(remove_unpacked, self._site.workdir, release)
 
     async def _nap(self) -> None:
         """Until the next round is due, sooner when a process changed or the host is to stop."""
