@@ -1,5 +1,7 @@
 """Effects of break-glass: put an override in force, and end it."""
 
+from collections.abc import Mapping
+
 from temporalio import activity
 
 from activities.errors import final_errors
@@ -31,14 +33,14 @@ class OverrideActivities:
         self._store.end(step.id, _draft(f"breakglass.{what}", step.id, step.actor, body, what))
 
 
-def _draft(kind: str, subject: str, actor: str, body: dict[str, object], step: str) -> Draft:
+def _draft(kind: str, subject: str, actor: str, body: Mapping[str, object], step: str) -> Draft:
     info = activity.info()
     return Draft.model_validate(
         {
             "kind": kind,
             "actor": actor,
             "subject": subject,
-            "body": body,
+            "body": dict(body),
             "workflow_id": info.workflow_id or "",
             "run_id": info.workflow_run_id or "",
             "idempotency_key": f"{subject}/{info.workflow_run_id}/{step}",

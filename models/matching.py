@@ -5,7 +5,7 @@ Where the order of versions cannot be told, the answer is that it cannot be told
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -144,30 +144,34 @@ def in_range(version: str, affected: Range, order: type[Version]) -> Answer:
         if key is None and at not in ("0", "*"):
             return "unknown"
         keyed.append((kind, at, key))
-    limits = [key for kind, at, key in keyed if kind == "limit" and at != "*"]
-    unlimited = not any(kind == "limit" for kind, _, _ in keyed) or any(
-        kind == "limit" and at == "*" for kind, at, _ in keyed
-    )
-    if not unlimited and not any(own < limit for limit in limits):
+    bounds = [(at, key) for kind, at, key in keyed if kind == "limit"]
+    unlimited = not bounds or any(at == "*" for at, _ in bounds)
+    if not unlimited and not any(key is not None and own < key for _, key in bounds):
         return "no"
     return "yes" if _walk(own, keyed) else "no"
 
 
-def _walk(own: Version, events: Iterable[tuple[str, str, Version | None]]) -> bool:
+def _walk(own: Version, events: Sequence[tuple[str, str, Version | None]]) -> bool:
     """OSV's algorithm; of two events at one version the end counts last, as it is written."""
-    first = [event for event in events if event[2] is None and event[0] != "limit"]
-    rest = sorted(
-        (event for event in events if event[2] is not None and event[0] != "limit"),
-        key=lambda event: event[2],
-    )
-    vulnerable = any(kind == "introduced" for kind, _, _ in first)
-    for kind, _, key in rest:
-        assert key is not None
+    walked = [(kind, key) for kind, _, key in events if kind != "limit"]
+    vulnerable = any(kind == "introduced" for kind, key in walked if key is None)
+    later = [(key, kind) for kind, key in walked if key is not None]
+    for key, kind in sorted(later, key=lambda event: _Ordered(event[0])):
         if (kind == "introduced" and own >= key) or (kind == "after" and own > key):
             vulnerable = True
         elif (kind == "fixed" and own >= key) or (kind == "last_affected" and own > key):
             vulnerable = False
     return vulnerable
+
+
+@dataclass(frozen=True)
+class _Ordered:
+    """A version as a key to sort by: the library's type does not say that it can be compared."""
+
+    version: Version
+
+    def __lt__(self, other: "_Ordered") -> bool:
+        return bool(self.version < other.version)
 
 
 def fixed_versions(affected: Affected) -> list[str]:
@@ -181,9 +185,17 @@ def fixed_versions(affected: Affected) -> list[str]:
     ]
 
 
-@lru_cache(maxsize=65_536)
 def version_key(version: str, order: type[Version]) -> Version | None:
     """A version in its ecosystem's order; None when it is not of its form."""
+    return _version_key(version, order.__name__)
+
+
+_ORDERS = {order.__name__: order for _, order in _ECOSYSTEMS.values()}
+
+
+@lru_cache(maxsize=65_536)
+def _version_key(version: str, named: str) -> Version | None:
+    order = _ORDERS[named]
     if len(version) > MAX_VERSION:
         return None
     if order in _SEMVER_LIKE and _STRICT_SEMVER.match(_three_parts(version)) is None:

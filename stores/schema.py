@@ -8,7 +8,7 @@ means that this code does not know is not for it to guess.
 from collections.abc import Iterator
 
 from sqlalchemy import Column, Connection, Table, inspect, text
-from sqlalchemy.schema import CreateIndex
+from sqlalchemy.schema import ColumnDefault, CreateIndex
 from sqlmodel import SQLModel
 
 
@@ -68,9 +68,8 @@ def _add_column(connection: Connection, table: Table, column: "Column[object]") 
     name = dialect.identifier_preparer.quote(column.name)
     kind = column.type.compile(dialect)
     added = f"ALTER TABLE {dialect.identifier_preparer.quote(table.name)} ADD COLUMN {name} {kind}"
-    default = (
-        column.default.arg if column.default is not None and column.default.is_scalar else None
-    )
+    chosen = column.default
+    default = chosen.arg if isinstance(chosen, ColumnDefault) and chosen.is_scalar else None
     if default is None:
         if not column.nullable:
             raise SchemaMismatch(

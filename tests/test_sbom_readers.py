@@ -10,18 +10,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from models import lock_cargo, lock_npm, python_files
-from models.lock_cargo import read_audit_list, read_cargo_lock
-from models.lock_npm import read_package_lock
-from models.package_names import sbom_doubts
-from models.packages import hashes_of_integrity
-from models.python_files import read_metadata, read_record, read_requirements
-from models.sbom import MAX_COMPONENTS, Component, read_sbom
-from models.strict_json import EvidenceError
-from stores.sbom_files import read_bounded
-from stores.sbom_python import read_wheel
-from stores.sbom_rust import inflate, read_audited_binary
 from sbom_harness import (
     AUDIT,
     CARGO_LOCK,
@@ -34,6 +22,18 @@ from sbom_harness import (
     wheel,
     write,
 )
+
+from models import lock_cargo, lock_npm, python_files
+from models.lock_cargo import read_audit_list, read_cargo_lock
+from models.lock_npm import read_package_lock
+from models.package_names import sbom_doubts
+from models.packages import hashes_of_integrity
+from models.python_files import read_metadata, read_record, read_requirements
+from models.sbom import MAX_COMPONENTS, Component, read_sbom
+from models.strict_json import EvidenceError
+from stores.sbom_files import read_bounded
+from stores.sbom_python import read_wheel
+from stores.sbom_rust import inflate, read_audited_binary
 
 SECTION_SIZE = struct.pack("<HHH", 64, 3, 1)
 """End of an ELF header: the size of a section header, their number, and that of the names."""

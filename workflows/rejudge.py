@@ -84,9 +84,7 @@ class RejudgeDeployments:
             await self._open(settings, deployed, judged)
         self._show()
 
-    async def _open(
-        self, settings: RejudgeSettings, deployed: Deployed, judged: Judged
-    ) -> None:
+    async def _open(self, settings: RejudgeSettings, deployed: Deployed, judged: Judged) -> None:
         verdict = judged.verdict
         cause = verdict.cause()
         incident = incident_id(deployed.release, cause)
@@ -121,9 +119,7 @@ class RejudgeDeployments:
                 return proposal
         return None
 
-    async def _resolve_gone(
-        self, deployed: list[Deployed], still_open: list[OpenIncident]
-    ) -> None:
+    async def _resolve_gone(self, deployed: list[Deployed], still_open: list[OpenIncident]) -> None:
         """Close what is about releases that run nowhere; never on the word of an old catalog."""
         if self._report.unseen:
             return
