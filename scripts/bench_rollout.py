@@ -47,7 +47,7 @@ def shape(rings: list[dict[str, int]], retired: int) -> Shape:
         ]
 
     phases = [
-        Phase(activities=2),  # prepare, claim
+        Phase(activities=3),  # prepare, claim, verify
         Phase(
             calls=everywhere("catalog", 0, quick=True), after_each=1, activities=2
         ),  # plan, record
@@ -65,7 +65,10 @@ def shape(rings: list[dict[str, int]], retired: int) -> Shape:
             )
             for region, shards in ring.items()
         ]
-        phases += [Phase(activities=1), Phase(calls=calls, activities=1)]  # calendar; record
+        phases += [
+            Phase(activities=2),
+            Phase(calls=calls, activities=1),
+        ]  # calendar, verify; record
     phases.append(Phase(calls=everywhere("retire", 2 + retired), activities=2))  # record, free
     return Shape(phases=phases)
 
