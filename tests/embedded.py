@@ -120,8 +120,11 @@ def environment(home: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def running_stack(home: Path, config: str = CONFIG) -> Iterator[Stack]:
-    """Start a stack in ``home`` and end it, with everything it started, on the way out."""
+def running_stack(home: Path, config: str = CONFIG, *options: str) -> Iterator[Stack]:
+    """Start a stack in ``home`` and end it, with everything it started, on the way out.
+
+    ``options`` go to ``chainring up``.
+    """
     home.mkdir(parents=True, exist_ok=True)
     (home / "given.toml").write_text(config)
     log = (home / "up.log").open("wb")
@@ -129,6 +132,7 @@ def running_stack(home: Path, config: str = CONFIG) -> Iterator[Stack]:
         [
             *(sys.executable, "-c", "from workers.cli import main; main()", "up"),
             *("--foreground", "--temporal-port", "0", "--config", str(home / "given.toml")),
+            *options,
         ],
         env=environment(home),
         stdout=log,
