@@ -81,6 +81,18 @@ class VulnerabilityStore:
             read = osv_records if feed == "osv" else nvd_records
             return self._load_advisories(connection, feed, read(source), now, heartbeat)
 
+    def load_records(
+        self, feed: Feed, records: Iterable[tuple[bytes, Advisory]], *, now: datetime
+    ) -> LoadedFeed:
+        """Replace a feed by records that are there already, each with the bytes it came from.
+
+        Raises:
+            FeedError: there are none; the old ones stay.
+            StoreUnavailable: the database cannot be written.
+        """
+        with self._connect() as connection, _transaction(connection):
+            return self._load_advisories(connection, feed, records, now, lambda _: None)
+
     def snapshot(self) -> Snapshot:
         """What is loaded; no feeds when there is no database yet."""
         if not self.path.exists():
