@@ -78,6 +78,11 @@ class ImageLayout:
         self._blobs = BlobStore(root)
         self._referrers = LayoutReferrers(self._blobs, self._index, self._change_index)
 
+    @property
+    def blobs(self) -> BlobStore:
+        """The bytes behind it, by digest."""
+        return self._blobs
+
     def put_release(
         self,
         name: str,

@@ -5,11 +5,18 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
+from models.bundle import bundle_digest, read_bundle
+from models.statement import read_statement
+from models.strict_json import EvidenceError
+from stores.http_registry import HttpRepository
 from stores.oci import ImageLayout, ReleaseCorrupt, ReleaseError, StoredRelease
-from workers.cli.output import NEGATIVE, USAGE, console, emit_json, emit_table, fail
+from stores.registry_client import RegistryClient, RegistryUnavailable
+from stores.release_copy import pull_release, push_release
+from workers.cli.output import NEGATIVE, UNREACHABLE, USAGE, console, emit_json, emit_table, fail
 from workers.cli.temporal import control_client, run
 from workers.sample_builds import Sample, build_samples, load_sample_advisories, samples
 from workers.settings import home, load_control
@@ -20,6 +27,10 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Registry = Annotated[str, typer.Option(help="http(s)://host[/prefix] of an OCI registry.")]
+Credentials = Annotated[
+    Path | None, typer.Option(exists=True, help="File with user:password, mode 0600.")
+]
 Reference = Annotated[str, typer.Argument(metavar="RELEASE", help="name:version, or a digest.")]
 
 
@@ -80,6 +91,72 @@ def add(
         emit_json({"name": name, "version": version, "digest": digest})
     else:
         console.print(f"{name}:{version} is {digest}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def push(release: Reference, registry: Registry, credentials: Credentials = None) -> None:
+    """Copy a release and its evidence into an OCI registry; the name comes last.
+
+    Example: chainring releases push catalog:1.1.0 --registry https://registry.example.org/fleet
+    """
+    with _readable_errors():
+        layout = _layout()
+        digest = layout.resolve(release)
+        repository = _repository(registry, layout.describe(digest).name, credentials)
+        reference = push_release(layout, repository, digest)
+    console.print(f"{reference} is in {registry} as {digest}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def pull(
+    release: Annotated[str, typer.Argument(help="name:version, or name@sha256:... digest.")],
+    registry: Registry,
+    credentials: Credentials = None,
+) -> None:
+    """Copy a release and its evidence out of an OCI registry, everything checked.
+
+    Example: chainring releases pull catalog:1.1.0 --registry https://registry.example.org/fleet
+    """
+    name, at, digest = release.partition("@")
+    with _readable_errors():
+        repository = _repository(registry, name.partition(":")[0], credentials)
+        pulled = pull_release(repository, _layout(), digest if at else release)
+    console.print(f"{release} is {pulled}", soft_wrap=True, highlight=False)
+
+
+@app.command()
+def evidence(release: Reference, json: Json = False) -> None:
+    """List what is kept with a release: kind, signer's key, digest. Nothing is judged here.
+
+    Example: chainring releases evidence catalog:1.1.0
+    """
+    with _readable_errors():
+        layout = _layout()
+        found = [_about(bundle) for bundle in layout.evidence(layout.resolve(release))]
+    if json:
+        emit_json(found)
+    else:
+        emit_table(["predicate type", "signer", "bundle"], [list(each.values()) for each in found])
+
+
+def _about(bundle: bytes) -> dict[str, str]:
+    try:
+        read = read_bundle(bundle)
+        kind = read_statement(read.envelope.payload).predicate_type
+    except EvidenceError as error:
+        return {"type": f"unreadable: {error}", "signer": "-", "digest": bundle_digest(bundle)}
+    key = read.material.public_key
+    signer = f"key {key.hint}" if key is not None else "certificate"
+    return {"type": kind, "signer": signer, "digest": bundle_digest(bundle)}
+
+
+def _repository(registry: str, name: str, credentials: Path | None) -> HttpRepository:
+    """``https://host/prefix`` and a release's name: the repository ``prefix/name`` there."""
+    parts = urlsplit(registry)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        fail(f"registry: {registry!r} is not http(s)://host[/prefix]", USAGE)
+    client = RegistryClient(f"{parts.scheme}://{parts.netloc}", credentials=credentials)
+    return HttpRepository(client, "/".join(part for part in (parts.path.strip("/"), name) if part))
 
 
 @app.command("list")
@@ -176,5 +253,7 @@ def _readable_errors() -> Iterator[None]:
         yield
     except ReleaseCorrupt as error:
         fail(str(error), NEGATIVE)
+    except RegistryUnavailable as error:
+        fail(str(error), UNREACHABLE)
     except (ReleaseError, OSError) as error:
         fail(str(error))
