@@ -197,9 +197,9 @@ def test_there_is_a_unit_for_every_process():
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_a_unit_sees_only_its_own_part_of_the_home(unit):
     service = parsed(unit)["Service"]
-    own = "regions/%i" if "@" in unit.name else "control"
+    own = ["regions/%i"] if "@" in unit.name else ["control", "verification", "evidence"]
     assert service["TemporaryFileSystem"] == "/var/lib/chainring:ro"
-    assert service["BindPaths"] == f"/var/lib/chainring/{own}"
+    assert service["BindPaths"].split() == [f"/var/lib/chainring/{part}" for part in own]
 
 
 def start_envoy(*arguments, home):

@@ -13,6 +13,8 @@ from embedded import ROOT, Stack, running_stack, start, until
 from models.rollout import RolloutState
 from workers.supervisor import die_with_parent
 
+pytestmark = pytest.mark.timing
+
 BAD = ("slow-tail", "errors", "leak", "crash", "never-healthy")
 LEAKY = {"gates.memory_growth_mb": 2, "gates.looks": 6, "gates.bake_seconds": 9}
 
