@@ -13,7 +13,7 @@ from build_harness import Yard, only, server, start, statements
 from stores.oci import ReleaseNotFound
 
 SEED = int(os.environ.get("CHAINRING_FAULT_SEED", "1"))
-COUNT = int(os.environ.get("CHAINRING_FAULT_POINTS", "4"))
+COUNT = int(os.environ.get("CHAINRING_FAULT_POINTS", "2"))
 POINTS = [
     "put_unnamed before 1",
     "put_unnamed after 1",
