@@ -145,7 +145,8 @@ class FleetRollout(Decisions):
             if not ring.shards:  # the rings before it cover its share already
                 journey.ring_status(ring).outcome = "covered"
                 continue
-            self.status.ring = ring.name
+            # Together, or who asks now is told that this ring bakes.
+            self.status.ring, self.status.state = ring.name, RolloutState.ACTIVATING
             await may_start(journey, ring)
             while await verify(journey, f"ring {ring.name}"):  # it was held: what may have changed?
                 await may_start(journey, ring)
