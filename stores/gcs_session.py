@@ -6,11 +6,14 @@ the first attempt begins, and every attempt's own timeout is cut to what is left
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from typing import Any, BinaryIO
+from functools import partial
+from http.client import HTTPException
+from typing import Any
 
 import requests
+import urllib3
 from google.api_core import exceptions as api
 from google.api_core.retry import Retry
 from google.auth import exceptions as auth
@@ -19,6 +22,14 @@ from google.cloud.storage.exceptions import InvalidResponse
 
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses that Google says to retry (Cloud Storage, "Retry strategy")."""
+TRANSPORT = (
+    requests.RequestException,
+    urllib3.exceptions.HTTPError,  # a raw download lets them through
+    HTTPException,
+    ConnectionError,
+    TimeoutError,
+)
+"""Errors of the connection."""
 _SHORTEST_S = 0.001
 
 _deadline: ContextVar[float | None] = ContextVar("gcs_deadline", default=None)
@@ -34,7 +45,7 @@ def passing(error: BaseException | None) -> bool:
         return error.response.status_code in _PASSING
     if isinstance(error, auth.GoogleAuthError):
         return isinstance(error, auth.TransportError) or bool(getattr(error, "retryable", False))
-    return isinstance(error, requests.RequestException | ConnectionError | TimeoutError)
+    return isinstance(error, TRANSPORT)
 
 
 class BoundedRetry(Retry):
@@ -69,25 +80,22 @@ class BoundedSession(AuthorizedSession):
         self, method, url, data=None, headers=None, max_allowed_time=None, timeout=10.0, **kwargs
     ):
         """Send one request; see the base class. ``timeout`` is in seconds."""
-        return super().request(  # type: ignore[no-untyped-call]
+        response = super().request(  # type: ignore[no-untyped-call]
             method, url, data, headers, max_allowed_time, min(timeout, _left()), **kwargs
         )
+        if kwargs.get("stream"):
+            response.raw.stream = partial(_as_it_comes, response.raw)
+        return response
 
 
-class BoundedSink:
-    """Takes a download's bytes until the deadline: a server may send one byte at a time."""
+def _as_it_comes(raw: Any, amount: int, decode_content: bool | None = None) -> Iterator[bytes]:
+    """A download's bytes as each packet brings them, until the deadline.
 
-    def __init__(self, target: BinaryIO) -> None:
-        self._target = target
-
-    def write(self, data: bytes, /) -> int:
-        """Pass on what came.
-
-        Raises:
-            requests.Timeout: the deadline is over.
-        """
+    Otherwise a server that sends one byte at a time is waited for until a whole block is there.
+    """
+    while data := raw.read1(amount, decode_content=decode_content):
         _left()
-        return self._target.write(data)
+        yield data
 
 
 def _left() -> float:

@@ -23,7 +23,7 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 
-from stores.gcs_session import BoundedRetry, BoundedSession, BoundedSink, passing
+from stores.gcs_session import TRANSPORT, BoundedRetry, BoundedSession, passing
 from stores.objects import (
     Content,
     GenerationMismatch,
@@ -87,6 +87,8 @@ class GcsObjects:
             _http=session,
             client_options={"api_endpoint": endpoint} if endpoint else None,
         )
+        # It looks the bucket up for traces, in threads that know no deadline.
+        client._bucket_metadata_cache = None
         self._bucket = client.bucket(bucket)
         self._deadline_s = deadline_s
         self._retention = retention
@@ -272,7 +274,7 @@ class GcsObjects:
         target = io.BytesIO()
         with self._troubles(blob.name):
             blob.download_to_file(
-                BoundedSink(target),
+                target,
                 start=start,
                 end=end - 1,
                 raw_download=True,
@@ -337,7 +339,7 @@ class GcsObjects:
             raise ObjectMissing(f"object {name}: not there") from error
         except DataCorruption as error:
             raise ObjectDamaged(f"object {name}: {error}") from error
-        except (api.GoogleAPIError, InvalidResponse, GoogleAuthError, OSError) as error:
+        except (api.GoogleAPIError, InvalidResponse, GoogleAuthError, *TRANSPORT) as error:
             if passing(error):
                 raise ObjectsUnavailable(f"object {name}: {_said(error)}") from error
             raise ObjectsRefused(

@@ -287,6 +287,7 @@ class LocalObjects:
         """Let one writer of a name in at a time; a few hundred locks serve all names."""
         number = hashlib.sha256(name.encode()).digest()[0] % _LOCKS
         path = self._own / "locks" / f"{number:02x}"
+        self._own.stat()  # the lock's directory would be made anew on a disk that went away
         deadline = time.monotonic() + self._deadline_s
         with ExitStack() as stack:
             while True:

@@ -10,6 +10,7 @@ import email
 import itertools
 import json
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -352,7 +353,7 @@ class Handler(BaseHTTPRequestHandler):
     def _hang_up(self) -> None:
         self.close_connection = True
         self.wfile.flush()
-        self.connection.close()
+        self.connection.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
