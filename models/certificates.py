@@ -1,7 +1,7 @@
 """What a Sigstore certificate says: one identity, and the OIDC issuer that vouched for it.
 
 The form is Fulcio's (its ``docs/oid-info.md``): the identity is the only subject alternative name,
-the issuer an extension. Whether to believe the certificate is not asked here.
+a URI or an email address; the issuer is an extension. Whether to believe it is not asked here.
 """
 
 from typing import Final
@@ -16,8 +16,6 @@ ISSUER_V1: Final = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.1")
 """The issuer's bare bytes; old, and still written beside the other one."""
 ISSUER_V2: Final = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.8")
 """The issuer as a UTF8String in DER."""
-USER_NAME: Final = x509.ObjectIdentifier("1.3.6.1.4.1.57264.1.7")
-"""An ``otherName`` for identities that are neither a URI nor an email address."""
 
 
 def load_certificate(der: bytes) -> x509.Certificate:
@@ -61,8 +59,6 @@ def _identity(extensions: x509.Extensions) -> str:
     [name] = names
     if isinstance(name, x509.RFC822Name | x509.UniformResourceIdentifier):
         return _said(name.value, "identity")
-    if isinstance(name, x509.OtherName) and name.type_id == USER_NAME:
-        return _said(_utf8_string(name.value, "identity"), "identity")
     raise ValueError(f"its subject alternative name is a {type(name).__name__}")
 
 

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
-from models.certificates import ISSUER_V1, ISSUER_V2, USER_NAME
+from models.certificates import ISSUER_V1, ISSUER_V2
 from stores.authority_keys import AuthorityKeys, log_id
 from stores.authority_log import MerkleLog
 
@@ -35,7 +35,7 @@ class CertificateIssuer:
         """A certificate for a key, and the chain above it.
 
         Args:
-            identity: of the token that was verified; printable ASCII.
+            identity: of the token that was verified; a URI or an email address, printable ASCII.
             issuer: of that token.
             public_key: whose private half the asker has shown to hold.
         """
@@ -106,12 +106,9 @@ class CertificateIssuer:
 
 
 def _name(identity: str) -> x509.GeneralName:
-    """A URI, an email address, or else Fulcio's kind of name for a user."""
     if ":" in identity:
         return x509.UniformResourceIdentifier(identity)
-    if "@" in identity:
-        return x509.RFC822Name(identity)
-    return x509.OtherName(USER_NAME, asn1.encode_der(identity))
+    return x509.RFC822Name(identity)
 
 
 def _prefixed(data: bytes) -> bytes:

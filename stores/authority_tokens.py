@@ -32,7 +32,9 @@ class Client(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    identity: str = Field(min_length=1, max_length=512, pattern=r"^[!-~]+$")
+    identity: str = Field(
+        max_length=512, pattern=r"^[!-~]+[:@][!-~]+$", description="a URI or an email address"
+    )
     secret_sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
@@ -106,8 +108,6 @@ class TokenIssuer:
             raise TokenRefused("token: it has expired")
         if now < begins - leeway:
             raise TokenRefused("token: it is not valid yet")
-        if not subject or not subject.isascii() or not subject.isprintable():
-            raise TokenRefused(f"token: sub: {subject!a} is not printable ASCII")
         return subject
 
     def keys(self) -> dict[str, Any]:
@@ -153,7 +153,8 @@ def enrol(path: Path, client: str, identity: str, secret_file: Path) -> None:
     """Let a client have tokens; its secret is made, or kept where there is one already.
 
     Raises:
-        ValueError: the identity is not printable ASCII, or ``path`` holds something else.
+        ValueError: the identity is neither a URI nor an email address, or ``path`` holds
+            something else.
         OSError: a file cannot be written.
     """
     with file_lock(path.with_suffix(".lock")):

@@ -1,19 +1,33 @@
 """A local authority over HTTP, a signer that uses it, and the trust in it."""
 
 import asyncio
+import base64
+import hashlib
 import json
 import threading
 from contextlib import contextmanager
+from datetime import timedelta
 
 from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from signing_harness import STATEMENT
 
 from models.addresses import AuthorityAddress, ClientToken
+from models.bundle import write_bundle
 from models.canonical import canonical
+from models.dsse import IN_TOTO_TYPE, Envelope, Signature, pae
 from models.trust import TrustRoot
-from stores.authority_tokens import enrol
+from stores.authority import LocalAuthority
+from stores.authority_certificates import CertificateIssuer
+from stores.authority_keys import AuthorityKeys
+from stores.authority_tokens import enrol, read_clients
 from stores.id_tokens import token_source
 from stores.keyless import KeylessSigner, read_services
-from workers.authority import CLIENTS, authority_app, open_authority
+from stores.ledger import utc_now
+from workers.authority import CLIENTS, authority_app
 from workers.stack_plan import free_ports
 
 BUILDER = "urn:chainring:builder:embedded"
@@ -48,17 +62,31 @@ def serving(app, port):
 
 
 class Home:
-    """One authority in a directory, with one builder as its client."""
+    """One authority in a directory, with one builder as its client; ``late`` sets its clock."""
 
     def __init__(self, directory, identity=BUILDER):
+        self.late = timedelta()
         [port] = free_ports(1)
-        self.url = f"http://127.0.0.1:{port}"
-        self.address = AuthorityAddress(directory=directory / "authority", url=self.url)
-        self.address.directory.mkdir(parents=True)
+        address = AuthorityAddress(
+            directory=directory / "authority", url=f"http://127.0.0.1:{port}"
+        )
+        address.directory.mkdir(parents=True)
         self.secret = directory / "secret"
-        enrol(self.address.directory / CLIENTS, "builder", identity, self.secret)
-        self.authority = open_authority(self.address)
-        self.keys = self.authority.keys
+        enrol(address.directory / CLIENTS, "builder", identity, self.secret)
+        self._of(address, directory)
+        self.authority = LocalAuthority(self.keys, read_clients(address.directory / CLIENTS))
+
+    @classmethod
+    def at(cls, address, secret, directory):
+        """The home of an authority that runs elsewhere."""
+        self = cls.__new__(cls)
+        self.late, self.secret = timedelta(), secret
+        self._of(address, directory)
+        return self
+
+    def _of(self, address, directory):
+        self.address, self.url = address, address.url
+        self.keys = AuthorityKeys(address.directory, self.url, clock=lambda: utc_now() + self.late)
         self.services = directory / "services.json"
         self.services.write_bytes(canonical(self.keys.trust_config()))
 
@@ -83,6 +111,101 @@ class Home:
         """A root that trusts this authority; ``changes`` are to its entry."""
         said = self.keys.trusted().model_dump() | changes
         return TrustRoot.model_validate({"keyless_authorities": [said]})
+
+    def handmade(
+        self,
+        *,
+        private=None,
+        statement=STATEMENT,
+        identity=BUILDER,
+        issuer=None,
+        change=None,
+        chain=None,
+        stamps=None,
+        stamped_late=timedelta(),
+        entries=None,
+    ):
+        """A bundle made step by step, each of which may be made wrong.
+
+        Args:
+            change: does something to the certificate's extensions, a list.
+            chain: makes the certificate in place of this authority.
+            stamps: makes the timestamps over a signature.
+            entries: changes the log's entries.
+        """
+        private = private or ec.generate_private_key(ec.SECP256R1())
+        chain = chain or Forger(self.authority, change or (lambda found: found)).issue
+        leaf, *_ = chain(identity, issuer or self.url, private.public_key())
+        signature = private.sign(pae(IN_TOTO_TYPE, statement), ec.ECDSA(SHA256()))
+        self.late += stamped_late
+        stamped = (stamps or (lambda each: [self.keys.timestamps.timestamp(each)]))(signature)
+        self.late -= stamped_late
+        logged = [self.authority.log_entry(log_request(statement, signature, leaf))]
+        return write_bundle(
+            Envelope(
+                payload=statement,
+                payload_type=IN_TOTO_TYPE,
+                signatures=[Signature(sig=signature)],
+            ),
+            certificate=leaf.public_bytes(Encoding.DER),
+            timestamps=stamped,
+            log_entries=entries(logged) if entries else logged,
+        )
+
+
+class Forger(CertificateIssuer):
+    """Has an authority's keys, and puts into certificates what the authority never would."""
+
+    def __init__(self, authority, change):
+        super().__init__(authority.keys, authority._issuer._log)
+        self._change = change
+
+    def _signed(self, builder, timestamps):
+        final = builder.add_extension(x509.UnrecognizedExtension(SCT, timestamps), critical=False)
+        found = self._change(list(final._extensions))
+        return x509.CertificateBuilder(
+            final._issuer_name,
+            final._subject_name,
+            final._public_key,
+            final._serial_number,
+            final._not_valid_before,
+            final._not_valid_after,
+            found,
+        ).sign(self._keys.certificates, SHA256())
+
+
+SCT = x509.oid.ExtensionOID.PRECERT_SIGNED_CERTIFICATE_TIMESTAMPS
+
+
+def without(*oids):
+    """Takes extensions out."""
+    return lambda found: [each for each in found if each.oid not in oids]
+
+
+def instead(value, *, critical=False):
+    """Puts an extension in the place of the one of its kind."""
+
+    def change(found):
+        kept = [each for each in found if each.oid != value.oid]
+        return [*kept, x509.Extension(value.oid, critical, value)]
+
+    return change
+
+
+def base64_of(data):
+    return base64.b64encode(data).decode()
+
+
+def log_request(statement, signature, leaf):
+    """What a signer asks the log to take."""
+    digest = hashlib.sha256(pae(IN_TOTO_TYPE, statement)).digest()
+    verifier = {
+        "x509Certificate": {"rawBytes": base64_of(leaf.public_bytes(Encoding.DER))},
+        "keyDetails": "PKIX_ECDSA_P256_SHA_256",
+    }
+    signed = {"content": base64_of(signature), "verifier": verifier}
+    asked = {"digest": base64_of(digest), "signature": signed}
+    return json.dumps({"hashedRekordRequestV002": asked}).encode()
 
 
 def entry_of(data):
