@@ -60,7 +60,7 @@ class LocalAuthority:
     def __init__(self, keys: AuthorityKeys, clients: Mapping[str, Client]) -> None:
         self.keys = keys
         self.tokens = TokenIssuer(keys.tokens, keys.url, clients, keys.clock)
-        origin = urlsplit(keys.url).netloc
+        origin = urlsplit(keys.url).hostname or "localhost"
         with ExitStack() as stack:
             certificates = stack.enter_context(
                 MerkleLog(

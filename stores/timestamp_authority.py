@@ -23,7 +23,8 @@ from stores.files import file_lock, write_atomic
 from stores.keys import KeyFileError, create_private_key, read_private_key
 from stores.ledger import utc_now
 
-POLICY = "2.25.254198337091853761"  # an OID under the UUID arc: nobody else's policy
+POLICY = "1.3.6.1.4.1.57264.2"
+"""Of Sigstore's timestamp authority, whoever runs it; Go reads no OID with an arc over 31 bits."""
 _KEY, _CERTIFICATES = "timestamp.pem", "timestamp-chain.pem"
 
 _HASHES = {"sha256": 32, "sha384": 48, "sha512": 64}

@@ -57,7 +57,7 @@ def authority_app(authority: LocalAuthority) -> web.Application:
         if scheme.lower() != "bearer":
             found = asked.get("credentials")  # where Fulcio's own clients put it
             bearer = str(found.get("oidcIdentityToken", "")) if isinstance(found, dict) else ""
-        return web.json_response(authority.certificate(bearer, asked), status=201)
+        return web.json_response(authority.certificate(bearer, asked))
 
     async def entry(request: web.Request) -> web.Response:
         return web.json_response(authority.log_entry(await request.read()), status=201)
