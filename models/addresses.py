@@ -112,7 +112,9 @@ class BuilderAddress(_Addresses):
     work: Path = Field(description="builds under way, and the logs of all")
     keys: Path = Field(description="directory of the keys that sign releases")
     clock: Path = Field(description="directory of the local timestamp authority")
-    keyless: KeylessAddress | None = None
+    keyless: KeylessAddress | None = Field(
+        default=None, description="without it this builder signs with a key alone"
+    )
 
 
 class ControlAddresses(_Addresses):
