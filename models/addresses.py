@@ -5,7 +5,7 @@ The embedded stack writes these files for itself; in production they come with t
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -62,6 +62,49 @@ class VerificationAddress(_Addresses):
     archive: Path = Field(description="directory of archived evidence; nothing in it is removed")
 
 
+class FileToken(_Addresses):
+    """An OIDC id token in a file that somebody else keeps fresh."""
+
+    source: Literal["file"] = "file"
+    file: Path
+
+
+class ClientToken(_Addresses):
+    """A client of the OIDC issuer, which gives it a token for its secret."""
+
+    source: Literal["client"] = "client"
+    client: str = Field(min_length=1, max_length=512)
+    secret_file: Path
+
+
+class AmbientToken(_Addresses):
+    """What the machine offers, as in GitHub Actions or GitLab."""
+
+    source: Literal["ambient"] = "ambient"
+
+
+TokenAddress = Annotated[FileToken | ClientToken | AmbientToken, Field(discriminator="source")]
+
+
+class KeylessAddress(_Addresses):
+    """What a builder needs where ``signing.mode`` is ``keyless``."""
+
+    services: Path = Field(description="Sigstore's ClientTrustConfig: where to sign, whom to trust")
+    token: TokenAddress
+
+
+class AuthorityAddress(_Addresses):
+    """The embedded authority, which gives tokens, certificates, timestamps and log entries."""
+
+    directory: Path = Field(description="its keys and logs; for its process alone")
+    url: str = Field(pattern=r"^http://127\.0\.0\.1:[0-9]{1,5}$", description="on loopback")
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self.url.rpartition(":")[2])
+
+
 class BuilderAddress(_Addresses):
     """Where the builder's settings, keys and work are."""
 
@@ -69,6 +112,9 @@ class BuilderAddress(_Addresses):
     work: Path = Field(description="builds under way, and the logs of all")
     keys: Path = Field(description="directory of the keys that sign releases")
     clock: Path = Field(description="directory of the local timestamp authority")
+    keyless: KeylessAddress | None = Field(
+        default=None, description="without it this builder signs with a key alone"
+    )
 
 
 class ControlAddresses(_Addresses):

@@ -47,6 +47,9 @@ ENFORCED: dict[str, str] = {
     "sbom.block_critical_cves": "no verification policy can let a critical finding pass",
     "sbom.archive_with_image": "the SBOM is a referrer of the release in its registry",
     "signing.provider": "signatures have the form that cosign writes and verifies",
+    "signing.mode": "whether builds sign with a key, or keyless by an OIDC identity",
+    "signing.oidc_provider": "keyless, builds sign with tokens of this issuer and no other",
+    "signing.key_rotation_days": "a builder's key signs for as long, and then there is a new one",
     "provenance.format": "the format of provenance that builds write and verification reads",
     "provenance.include_git_commit": "provenance without a commit is refused",
     "provenance.include_test_results": "a release without test results is refused",
@@ -76,8 +79,6 @@ NOT_ENFORCED: dict[str, str] = {
     "enforcement.access_origin_validation": "the origin of a request is not looked at yet",
     "failover.recovery_chain_validation": "a region that comes back is not made to verify its "
     "chain first; `chainring receipts verify` does",
-    "signing.oidc_provider": "the issuers that count are those of the verification policy",
-    "signing.key_rotation_days": "a key counts for as long as the trust root says",
     "audit_trail.store": "receipts are in the ledgers' own databases, whatever is said here",
 }
 """Keys that are accepted and checked in form, but that nothing acts on yet, and what is missing."""

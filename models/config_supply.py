@@ -44,6 +44,10 @@ class Signing(Section):
     """How releases are signed."""
 
     provider: Literal["cosign"] = "cosign"
+    mode: Literal["key", "keyless"] = Field(
+        default="key",
+        description="by a key of the builder's own, or by the identity that a token names",
+    )
     oidc_provider: Annotated[str, Field(pattern=r"^https?://[!-~]{1,500}$")] = (
         "https://token.actions.githubusercontent.com"
     )

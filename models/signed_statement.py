@@ -14,7 +14,7 @@ class SignatureRefused(Exception):
     ``code`` is one of: ``malformed`` (the bundle or statement cannot be read), ``payload-type``,
     ``signature-count``, ``key-missing`` (no key is named), ``key-unknown``, ``key-conflict`` (two
     are named), ``wrong-signature``, ``timestamp-missing``, ``timestamp-untrusted``, ``future``,
-    ``key-not-valid`` (signed before or after the key's time), ``key-revoked``, ``unsupported``;
+    ``key-not-valid`` (signed before or after the key's time), ``key-revoked``;
     those of certificates are listed in `stores.keyless_verifier`.
     """
 

@@ -24,9 +24,12 @@ from pydantic import (
     ConfigDict,
     Field,
     JsonValue,
+    ValidationError,
     field_validator,
     model_validator,
 )
+from sigstore_models.common.v1 import TimeRange
+from sigstore_models.trustroot.v1 import CertificateAuthority, TransparencyLogInstance, TrustedRoot
 
 from models.canonical import canonical
 from models.strict_json import read_as, read_object
@@ -127,6 +130,62 @@ class KeylessAuthority(_Part):
         min_length=1, max_length=64, description="OIDC issuers, exactly as in the certificates"
     )
 
+    @field_validator("trusted_root")
+    @classmethod
+    def _has_all_parts(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        root = _load_root(value)
+        for part in ("certificate_authorities", "ctlogs", "tlogs", "timestamp_authorities"):
+            if not getattr(root, part):
+                raise ValueError(f"has no {part}; a certificate means nothing without them")
+        for authority in (*root.certificate_authorities, *root.timestamp_authorities):
+            if not _chain(authority):
+                raise ValueError("an authority has no certificates")
+        return value
+
+    @cached_property
+    def root(self) -> TrustedRoot:
+        """The trusted root itself."""
+        return _load_root(self.trusted_root)
+
+    @cached_property
+    def certificates(self) -> list[x509.Certificate]:
+        """Certificates of every CA there ever was."""
+        return [
+            each for authority in self.root.certificate_authorities for each in _chain(authority)
+        ]
+
+    @cached_property
+    def clocks(self) -> list[TimestampAuthority]:
+        """The clocks that its signatures are dated by."""
+        return [
+            TimestampAuthority(
+                name=f"{self.name}: {each.subject.common_name}",
+                certificates=[one.public_bytes(Encoding.PEM).decode() for one in _chain(each)],
+                valid_from=each.valid_for.start,
+                valid_until=each.valid_for.end,
+            )
+            for each in self.root.timestamp_authorities
+        ]
+
+    def root_at(self, at: datetime) -> TrustedRoot:
+        """What of the trusted root was in force at a time: a key that is retired later stays."""
+
+        def logs(found: list[TransparencyLogInstance]) -> list[TransparencyLogInstance]:
+            return [each for each in found if _was_in_force(each.public_key.valid_for, at)]
+
+        def authorities(found: list[CertificateAuthority]) -> list[CertificateAuthority]:
+            return [each for each in found if _was_in_force(each.valid_for, at)]
+
+        root = self.root
+        return root.model_copy(
+            update={
+                "certificate_authorities": authorities(root.certificate_authorities),
+                "timestamp_authorities": authorities(root.timestamp_authorities),
+                "ctlogs": logs(root.ctlogs),
+                "tlogs": logs(root.tlogs),
+            }
+        )
+
 
 class TrustRoot(_Part):
     """All that is trusted. Read one with `read_trust_root`."""
@@ -192,3 +251,26 @@ def _load_certificate(pem: str) -> x509.Certificate:
         return x509.load_pem_x509_certificate(pem.encode())
     except (ValueError, UnsupportedAlgorithm):
         raise ValueError("holds no certificate in PEM") from None
+
+
+def _chain(authority: CertificateAuthority) -> list[x509.Certificate]:
+    ders = [each.raw_bytes for each in authority.cert_chain.certificates]
+    try:
+        return [x509.load_der_x509_certificate(der) for der in ders]
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError("an authority's certificate is none") from None
+
+
+def _load_root(value: dict[str, JsonValue]) -> TrustedRoot:
+    try:
+        return TrustedRoot.from_json(canonical(value))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"not a Sigstore TrustedRoot: {place}: {first['msg']}") from None
+
+
+def _was_in_force(period: TimeRange | None, at: datetime) -> bool:
+    if period is None:
+        return True
+    return period.start <= at and (period.end is None or at <= period.end)

@@ -17,6 +17,7 @@ from models.statement import read_statement
 from models.strict_json import EvidenceError
 from models.timestamps import trusted_time
 from models.trust import TrustedKey, TrustRoot
+from stores.keyless_verifier import verify_certificate
 
 CLOCK_SKEW = timedelta(minutes=1)
 """How far a trusted clock may be ahead of ours."""
@@ -38,7 +39,7 @@ def verify_bundle(data: bytes, trust: TrustRoot, *, now: datetime) -> SignedStat
         if bundle.envelope.payload_type != IN_TOTO_TYPE:
             kind = bundle.envelope.payload_type
             raise SignatureRefused("payload-type", f"{kind!r:.80} is not {IN_TOTO_TYPE}")
-        signer, signed_at, key_id = _verify(data, bundle, trust, now)
+        signer, signed_at, key_id = _verify(data, bundle, trust)
         statement = read_statement(bundle.envelope.payload)
     except EvidenceError as error:
         raise SignatureRefused("malformed", str(error)) from None
@@ -53,11 +54,9 @@ def verify_bundle(data: bytes, trust: TrustRoot, *, now: datetime) -> SignedStat
     )
 
 
-def _verify(
-    data: bytes, bundle: Bundle, trust: TrustRoot, now: datetime
-) -> tuple[Signer, datetime, str]:
+def _verify(data: bytes, bundle: Bundle, trust: TrustRoot) -> tuple[Signer, datetime, str]:
     if bundle.material.certificate is not None:
-        raise SignatureRefused("unsupported", "signed with a certificate")
+        return verify_certificate(data, bundle, trust)
     key, signature = _named_key(bundle, trust), bundle.envelope.signatures[0]
     try:
         key.key.verify(signature.sig, bundle.envelope.signed_bytes(), ec.ECDSA(SHA256()))

@@ -6,7 +6,7 @@ reads them. It sees hashes and no content.
 
 import hashlib
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from asn1crypto import algos, cms, core, tsp
@@ -15,16 +15,16 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from models.trust import TimestampAuthority
+from stores.certificates import SKEW, authority_certificate, root_certificate
 from stores.files import file_lock, write_atomic
 from stores.keys import KeyFileError, create_private_key, read_private_key
 from stores.ledger import utc_now
 
-POLICY = "2.25.254198337091853761"  # an OID under the UUID arc: nobody else's policy
-LIFETIME = timedelta(days=3650)
-_SKEW = timedelta(minutes=5)
+POLICY = "1.3.6.1.4.1.57264.2"
+"""Of Sigstore's timestamp authority, whoever runs it; Go reads no OID with an arc over 31 bits."""
 _KEY, _CERTIFICATES = "timestamp.pem", "timestamp-chain.pem"
 
 _HASHES = {"sha256": 32, "sha384": 48, "sha512": 64}
@@ -140,53 +140,15 @@ class LocalTimestampAuthority:
 
     def _create(self, directory: Path) -> None:
         """A root, whose key is forgotten at once, and the one certificate it will ever sign."""
-        start = self._clock() - _SKEW
+        start = self._clock() - SKEW
         root_key = ec.generate_private_key(ec.SECP256R1())
         key = ec.generate_private_key(ec.SECP256R1())
-        root = _certificate(f"{self._name} timestamp root", root_key, None, start)
-        own = _certificate(f"{self._name} timestamps", key, (root.subject, root_key), start)
+        root = root_certificate(f"{self._name} timestamp root", root_key, start)
+        stamping = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING])
+        own = authority_certificate(
+            f"{self._name} timestamps", key, (root, root_key), start, purpose=stamping
+        )
         (directory / _KEY).unlink(missing_ok=True)  # of a set-up that did not get to its end
         create_private_key(directory / _KEY, key)
         pems = b"".join(each.public_bytes(Encoding.PEM) for each in (own, root))
         write_atomic(directory / _CERTIFICATES, pems)
-
-
-def _certificate(
-    name: str,
-    key: ec.EllipticCurvePrivateKey,
-    issuer: tuple[x509.Name, ec.EllipticCurvePrivateKey] | None,
-    start: datetime,
-) -> x509.Certificate:
-    """A root without ``issuer``, else a certificate that may sign timestamps and nothing else."""
-    root = issuer is None
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    issuer_name, issuer_key = issuer or (subject, key)
-    authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
-    usage = x509.KeyUsage(
-        digital_signature=not root,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=root,
-        crl_sign=root,
-        encipher_only=False,
-        decipher_only=False,
-    )
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer_name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(start + LIFETIME)
-        .add_extension(x509.BasicConstraints(ca=root, path_length=None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(authority, critical=False)
-        .add_extension(usage, critical=True)
-    )
-    if not root:
-        stamping = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.TIME_STAMPING])
-        builder = builder.add_extension(stamping, critical=True)
-    return builder.sign(issuer_key, SHA256())

@@ -17,9 +17,10 @@ from temporalio.testing import WorkflowEnvironment
 
 from activities.build import BuildActivities
 from activities.control import ControlActivities
-from models.addresses import BuilderAddress
+from models.addresses import BuilderAddress, KeylessAddress
 from models.build import BuildRequest, BuildResult, BuildStatus
 from models.builder import BuilderSettings
+from models.config_supply import Signing
 from models.ids import CONTROL_LEDGER
 from models.receipts import Receipt
 from models.trust import read_trust_root
@@ -36,6 +37,7 @@ from workers.temporal_setup import CONTROL_QUEUE, ensure
 from workflows.build_release import BuildRelease
 
 TEMPORAL = Path(__file__).parent.parent / ".venv" / "bin" / "temporal"
+KEY = Signing()
 _numbers = itertools.count(1)
 
 BUILD = """
@@ -65,7 +67,13 @@ SPEC = "@prefix a: <urn:a#> .\na:web a:listens a:port .\n"
 class Builder:
     """The parts of a builder below ``home``, without its worker."""
 
-    def __init__(self, home: Path, signers: Path) -> None:
+    def __init__(
+        self,
+        home: Path,
+        signers: Path,
+        signing: Signing = KEY,
+        keyless: KeylessAddress | None = None,
+    ) -> None:
         home.mkdir(parents=True, exist_ok=True)
         self.home = home
         self.layout = ImageLayout(home / "releases")
@@ -74,7 +82,11 @@ class Builder:
         self.ledger = Ledger(engine, CONTROL_LEDGER)
         self.trust = home / "trust.json"
         address = BuilderAddress(
-            settings=home, work=home / "work", keys=home / "keys", clock=home / "clock"
+            settings=home,
+            work=home / "work",
+            keys=home / "keys",
+            clock=home / "clock",
+            keyless=keyless,
         )
         settings = BuilderSettings(
             id="urn:test:builder", allowed_signers=signers, path=os.environ["PATH"]
@@ -83,7 +95,7 @@ class Builder:
             settings=settings,
             work=address.work,
             shelf=self.layout,
-            signer=trusted_signer(address, self.trust),
+            signer=trusted_signer(address, self.trust, lambda: signing),
             python=sys.executable,
         )
         self.control = ControlActivities(
@@ -108,12 +120,12 @@ class Builder:
 class Yard:
     """One test's source repository, its signer and its builder."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **how: Any) -> None:
         key = ssh_key(directory / "ana")
         signers = allow(directory / "signers", "ana@example.org", key)
         self.repository = Repository.create(directory / "origin")
         self.repository.sign_with_ssh(key)
-        self.builder = Builder(directory / "home", signers)
+        self.builder = Builder(directory / "home", signers, **how)
 
     def commit(self, version: str = "1.0.0", **files: str) -> str:
         """Commit a small program that can be built; ``files`` by name with ``_`` for ``.``."""

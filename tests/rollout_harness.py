@@ -43,6 +43,7 @@ from activities.verification import VerificationActivities
 from activities.vulnerabilities import VulnerabilityActivities
 from models.addresses import BuilderAddress, TemporalAddress, WorkerAddress
 from models.builder import BuilderSettings
+from models.config_supply import Signing
 from models.contracts import endpoint
 from models.ids import CONTROL_LEDGER
 from models.receipts import Receipt
@@ -107,7 +108,7 @@ class Plane:
             ),
             work=builder.work,
             shelf=self.layout,
-            signer=trusted_signer(builder, home / "trust.json"),
+            signer=trusted_signer(builder, home / "trust.json", Signing),
             python=sys.executable,
         )
         self.known = VulnerabilityStore(home / "known.db")

@@ -36,6 +36,7 @@ def home(tmp_path, monkeypatch):
             "builder": prepare_builder(tmp_path),
         }
     )
+    (tmp_path / "fleet.toml").write_text("")
     (tmp_path / "control").mkdir()
     (tmp_path / "control" / "addresses.json").write_text(addresses.model_dump_json())
     create_all(open_engine(addresses.database))

@@ -12,6 +12,7 @@ USAGE = """usage: python -m workers PROCESS
   region REGION       one region's worker
   host REGION...      keeps the release processes of one or more regions running
   gateway REGION...   the tenant KV API of one or more regions
+  authority           tokens, certificates, timestamps and a log for keyless signing
   stack               the supervisor of the embedded stack (see `chainring up`)
 
 Addresses come from $CHAINRING_HOME (see deploy/README.md)."""
@@ -27,7 +28,7 @@ def main(arguments: list[str]) -> int:
         return 2
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str]) -> int:  # noqa: PLR0911  # one for each process
     # Imported where used: the host and the gateway stay small without Temporal's SDK.
     match arguments:
         case ["control"]:
@@ -46,6 +47,10 @@ def _run(arguments: list[str]) -> int:
             from gateway.serve import run_gateway  # noqa: PLC0415
 
             return run_gateway([load_region(region) for region in dict.fromkeys([first, *more])])
+        case ["authority"]:
+            from workers.authority import run_authority  # noqa: PLC0415
+
+            return asyncio.run(run_authority())
         case ["stack"]:
             from workers.supervisor import run_stack  # noqa: PLC0415
 

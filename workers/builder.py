@@ -6,9 +6,12 @@ from pathlib import Path
 from activities.build import BuildActivities, ReleaseShelf
 from models.addresses import BuilderAddress
 from models.builder import BuilderSettings, load_builder
+from models.config import load_config
+from models.config_supply import Signing
 from models.trust import TrustRoot, read_trust_root
 from stores.files import file_lock, write_atomic
-from stores.signing import StatementSigner
+from stores.id_tokens import token_source
+from stores.signing import SigningFailed, StatementSigner
 from stores.signing_keys import SigningKeys
 from stores.timestamp_authority import LocalTimestampAuthority
 
@@ -58,29 +61,53 @@ def load_settings(address: BuilderAddress) -> BuilderSettings:
 
 
 def build_activities(
-    address: BuilderAddress, shelf: ReleaseShelf, trust_root: Path | None
+    address: BuilderAddress, shelf: ReleaseShelf, trust_root: Path | None, config: Path
 ) -> BuildActivities:
-    """The activities of a builder; see `trusted_signer` for what becomes of the trust root."""
+    """The activities of a builder; see `trusted_signer` for what becomes of the trust root.
+
+    Args:
+        config: the fleet's configuration, which says how builds sign; read for each piece of work.
+    """
     return BuildActivities(
         settings=load_settings(address),
         work=address.work,
         shelf=shelf,
-        signer=trusted_signer(address, trust_root),
+        signer=trusted_signer(address, trust_root, lambda: signing_settings(config)),
     )
 
 
+def signing_settings(config: Path) -> Signing:
+    """The section ``[signing]`` of a configuration.
+
+    Raises:
+        ConfigError: a key of it is wrong.
+        OSError: it cannot be read.
+    """
+    return load_config(config.read_text()).signing
+
+
+def builder_keys(address: BuilderAddress, settings: Signing) -> SigningKeys:
+    """The builder's keys, which sign for as long as the configuration says."""
+    return SigningKeys(address.keys, SIGNER, rotation_days=settings.key_rotation_days)
+
+
 def trusted_signer(
-    address: BuilderAddress, trust_root: Path | None
+    address: BuilderAddress, trust_root: Path | None, settings: Callable[[], Signing]
 ) -> Callable[[], StatementSigner]:
-    """Makes a signer with the builder's current key and clock.
+    """Makes a signer as the configuration says: with the builder's current key, or keyless.
 
     Args:
         trust_root: file that is kept up to date with the public halves; none where whoever
             verifies has a trust root of their own, as in production.
+        settings: reads the section ``[signing]``; asked for each signer.
     """
-    keys, clock = SigningKeys(address.keys, SIGNER), LocalTimestampAuthority(address.clock)
+    clock = LocalTimestampAuthority(address.clock)
 
     def signer() -> StatementSigner:
+        said = settings()
+        if said.mode == "keyless":
+            return _keyless_signer(address, said.oidc_provider)
+        keys = builder_keys(address, said)
         made = keys.signer([clock])
         if trust_root is not None:
             publish_trust(trust_root, keys, clock)
@@ -89,19 +116,43 @@ def trusted_signer(
     return signer
 
 
+def _keyless_signer(address: BuilderAddress, issuer: str) -> StatementSigner:
+    # Imported here: half a second, which a builder with a key need not wait for.
+    from stores.keyless import KeylessSigner, read_services  # noqa: PLC0415
+
+    if address.keyless is None:
+        raise SigningFailed(
+            "signing.mode: keyless, but the addresses name no services (builder.keyless)"
+        )
+    tokens = token_source(address.keyless.token, issuer)
+    return KeylessSigner(read_services(address.keyless.services), tokens, issuer)
+
+
 def publish_trust(path: Path, keys: SigningKeys, clock: LocalTimestampAuthority) -> None:
     """Add the builder's public keys and clock to a trust root; what is there stays.
 
     Raises:
         EvidenceError: the file is no trust root.
     """
+
+    def add(old: TrustRoot) -> TrustRoot:
+        new, ours = keys.export(old), clock.trusted()
+        if ours in new.timestamp_authorities:
+            return new
+        others = [each for each in new.timestamp_authorities if each.name != ours.name]
+        return new.model_copy(update={"timestamp_authorities": [*others, ours]})
+
+    change_trust(path, add)
+
+
+def change_trust(path: Path, change: Callable[[TrustRoot], TrustRoot]) -> None:
+    """Change a trust root's file, one process at a time; where there is none it begins empty.
+
+    Raises:
+        EvidenceError: the file is no trust root.
+    """
     with file_lock(path.with_suffix(".lock")):
         old = read_trust_root(path.read_bytes()) if path.exists() else TrustRoot()
-        new = keys.export(old)
-        ours = clock.trusted()
-        others = [each for each in new.timestamp_authorities if each.name != ours.name]
-        known = [each for each in new.timestamp_authorities if each == ours]
-        if not known:
-            new = new.model_copy(update={"timestamp_authorities": [*others, ours]})
+        new = change(old)
         if new != old:
             write_atomic(path, new.to_bytes())

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from models.addresses import ControlAddresses, RegionAddresses
+from models.addresses import AuthorityAddress, ControlAddresses, RegionAddresses
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -28,6 +28,16 @@ def control_file() -> Path:
 def region_file(region: str) -> Path:
     """One file a region, so that a region's machine needs to hold no other region's."""
     return home() / "regions" / region / "addresses.json"
+
+
+def authority_file() -> Path:
+    """Written by ``chainring up`` where the configuration has the embedded authority."""
+    return home() / "authority" / "addresses.json"
+
+
+def load_authority() -> AuthorityAddress:
+    """Where the embedded authority is; raises `SettingsError`."""
+    return _load(authority_file(), AuthorityAddress)
 
 
 def load_control() -> ControlAddresses:

@@ -16,6 +16,7 @@ from temporalio.api.enums.v1 import IndexedValueType
 from gateway.envoy_process import command as envoy_command
 from gateway.envoy_process import prepare as prepare_envoy
 from models.addresses import (
+    AuthorityAddress,
     ControlAddresses,
     GatewayAddress,
     RegionAddresses,
@@ -25,10 +26,11 @@ from models.addresses import (
 from models.config import Config, load_config
 from models.ids import CONTROL_LEDGER
 from models.stack import ProcessSpec, StackPlan
-from stores.keys import ensure_key
+from stores.keys import KeyFileError, ensure_key
 from stores.oci import ImageLayout
 from stores.sql import create_all, open_engine
 from workers.builder import prepare_builder
+from workers.keyless import KeylessSetupError, prepare_keyless
 from workers.settings import control_file, home, region_file
 from workers.supervisor import plan_file
 from workers.supply import prepare_verification
@@ -85,12 +87,12 @@ def set_up(options: Options) -> StackPlan:
     config = _config(root, options.config)
     regions = sorted(config.regions)
     ports = _ports(root, regions, options.temporal_port)
-    _check_free(ports)
     ImageLayout(root / "releases")
-    _control(root, ports, options)
+    authority = _control(root, ports, config, options)
+    _check_free(ports, authority)
     for region in regions:
         _region(root, region, ports, options)
-    plan = _plan(root, regions, ports)
+    plan = _plan(root, regions, ports, authority)
     _write(plan_file(), plan)
     return plan
 
@@ -167,12 +169,14 @@ def free_ports(count: int) -> list[int]:
     return found
 
 
-def _check_free(ports: Ports) -> None:
+def _check_free(ports: Ports, authority: AuthorityAddress | None) -> None:
     named = {
         "Temporal (--temporal-port)": ports.temporal,
         "Temporal's web UI": ports.ui,
         "the control worker's health": ports.control_health,
     }
+    if authority is not None:
+        named["the authority (signing.oidc_provider)"] = authority.port
     for region, own in ports.regions.items():
         named |= {f"region {region}'s {what}": port for what, port in own}
     for what, port in named.items():
@@ -186,7 +190,18 @@ def _check_free(ports: Ports) -> None:
                 ) from None
 
 
-def _control(root: Path, ports: Ports, options: Options) -> None:
+def _control(root: Path, ports: Ports, config: Config, options: Options) -> AuthorityAddress | None:
+    """The control worker's addresses; returns the home's own authority, if it is to have one."""
+    signing, builder, authority = config.signing, prepare_builder(root), None
+    issuer = signing.oidc_provider if signing.mode == "keyless" else None
+    verification = prepare_verification(root, issuer)
+    if issuer is not None:
+        try:
+            keyless = prepare_keyless(root, issuer, builder, verification.trust_root)
+        except (KeylessSetupError, KeyFileError) as error:
+            raise SetupError(str(error)) from None
+        builder = builder.model_copy(update={"keyless": keyless.builder})
+        authority = keyless.authority
     addresses = ControlAddresses(
         temporal=_temporal(ports, "default", CONTROL_QUEUE),
         worker=_worker(ports.control_health, ports.control_metrics),
@@ -194,13 +209,14 @@ def _control(root: Path, ports: Ports, options: Options) -> None:
         signing_key=root / "control" / "signing.pem",
         config=root / "fleet.toml",
         releases=root / "releases",
-        verification=prepare_verification(root),
-        builder=prepare_builder(root),
+        verification=verification,
+        builder=builder,
         otlp_endpoint=options.otlp_endpoint,
     )
     ensure_key(addresses.signing_key)
     create_all(open_engine(addresses.database))
     _write(control_file(), addresses)
+    return authority
 
 
 def _region(root: Path, region: str, ports: Ports, options: Options) -> None:
@@ -237,10 +253,22 @@ def _worker(health: int, metrics: int) -> WorkerAddress:
     return WorkerAddress(health_port=health, metrics_port=metrics, make_current=True)
 
 
-def _plan(root: Path, regions: list[str], ports: Ports) -> StackPlan:
+def _plan(
+    root: Path, regions: list[str], ports: Ports, authority: AuthorityAddress | None
+) -> StackPlan:
     ui = f"http://{LOOPBACK}:{ports.ui}"
     processes = [_temporal_spec(root, regions, ports, ui)]
     processes += [_envoy_spec(root, region, ports.regions[region]) for region in regions]
+    if authority is not None:
+        processes.append(
+            ProcessSpec(
+                name="authority",
+                command=_python("authority"),
+                ready_url=f"{authority.url}/healthz",
+                stage=0,
+                about=f"keyless signing: {authority.url}",
+            )
+        )
     processes.append(
         ProcessSpec(
             name="host",

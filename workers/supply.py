@@ -17,11 +17,14 @@ from stores.vulnerabilities import VulnerabilityStore
 from stores.vulnerability_report import VulnerabilityReports, Words
 
 
-def prepare_verification(root: Path) -> VerificationAddress:
+def prepare_verification(root: Path, issuer: str | None = None) -> VerificationAddress:
     """Where a home keeps what releases are judged by; a policy that is there is left as it is.
 
     The trust root and the vulnerability data are not made up here: until they are there, every
     verdict is an error.
+
+    Args:
+        issuer: whose OIDC identities may sign under the policy of a new home; by default a key may.
     """
     folder = root / "verification"
     folder.mkdir(parents=True, exist_ok=True)
@@ -34,7 +37,7 @@ def prepare_verification(root: Path) -> VerificationAddress:
         archive=root / "evidence",
     )
     if not address.policy.exists():
-        text = render_policy()
+        text = render_policy(issuer=issuer) if issuer else render_policy()
         load_policy(text)
         write_atomic(address.policy, text.encode())
     return address

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from models.config import ConfigError
 from models.ids import CONTROL_LEDGER
 from models.receipts import Draft
 from models.rollout import Decision
@@ -14,7 +15,7 @@ from stores.ledger import Ledger
 from stores.signing_keys import SigningKeys
 from stores.sql import open_engine
 from stores.timestamp_authority import LocalTimestampAuthority
-from workers.builder import SIGNER, publish_trust
+from workers.builder import builder_keys, publish_trust, signing_settings
 from workers.cli.output import UNREACHABLE, USAGE, console, emit_json, emit_table, fail
 from workers.settings import load_control
 
@@ -82,10 +83,13 @@ def revoke(
 
 
 def _keys() -> SigningKeys:
-    address = load_control().builder
-    if address is None:
+    addresses = load_control()
+    if addresses.builder is None:
         fail("this home has no builder, and so no keys that sign releases", UNREACHABLE)
-    return SigningKeys(address.keys, SIGNER)
+    try:
+        return builder_keys(addresses.builder, signing_settings(addresses.config))
+    except (ConfigError, OSError) as error:
+        fail(f"{addresses.config}: {error}", UNREACHABLE)
 
 
 def _publish(kind: str, key: TrustedKey, decision: Decision) -> None:
