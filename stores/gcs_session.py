@@ -76,7 +76,7 @@ class BoundedRetry(Retry):
 class BoundedSession(AuthorizedSession):
     """Sends requests, and gives none of them more time than is left until the deadline."""
 
-    def request(  # type: ignore[no-untyped-def]
+    def request(  # type: ignore[no-untyped-def, override]  # as the base class has it, untyped
         self, method, url, data=None, headers=None, max_allowed_time=None, timeout=10.0, **kwargs
     ):
         """Send one request; see the base class. ``timeout`` is in seconds."""

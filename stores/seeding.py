@@ -5,31 +5,28 @@ memory, and rows and receipt commit together or not at all.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
 from typing import Any
 
-import psycopg
-from sqlalchemy import Connection, Engine, Table, func, select
+from sqlalchemy import Connection, Engine, func, select
 
 from models.fleet import FleetError, TenantState
 from models.receipts import Draft
 from models.seeding import FleetLayout, SeedTenant
 from models.tables_fleet import ShardRow, TenantRow
+from stores.bulk import insert_rows
 from stores.ledger import Ledger
 from stores.region_state import bump_generation, region_state
 from stores.sql import read, table, write
 
 SEEDED = "fleet.seeded"
-BATCH = 5_000
 
 _SHARD = table(ShardRow)
 _TENANT = table(TenantRow)
 _SHARD_COLUMNS = ("id", "region", "zone", "release", "epoch", "rolling")
 _TENANT_COLUMNS = ("id", "shard", "region", "zone", "size", "state", "created_at")
-_COPY_TYPES = {"epoch": "int4", "rolling": "bool", "size": "int4", "created_at": "timestamptz"}
 
 
 @dataclass(frozen=True)
@@ -79,10 +76,10 @@ class Seeder:
         with write(self._engine) as connection:
             if (before := self._before(connection, layout)) is not None:
                 return before
-            shards = _insert(connection, _SHARD, _SHARD_COLUMNS, self._shard_rows(layout))
+            shards = insert_rows(connection, _SHARD, _SHARD_COLUMNS, self._shard_rows(layout))
             now = _stored_time(connection, self._clock())
             rows = self._tenant_rows(layout, now, digest.update)
-            tenants = _insert(connection, _TENANT, _TENANT_COLUMNS, rows)
+            tenants = insert_rows(connection, _TENANT, _TENANT_COLUMNS, rows)
             seeded = Seeded(self._region, shards, tenants, digest.hexdigest(), replayed=False)
             generation = bump_generation(connection, self._region, tenants=True)
             draft = self._draft(layout, seeded, generation, actor)
@@ -153,43 +150,7 @@ def _line(tenant: SeedTenant) -> bytes:
 
 def _stored_time(connection: Connection, at: datetime) -> object:
     """A time as the driver takes it, once for all rows."""
-    convert = _TENANT.c.created_at.type.bind_processor(connection.dialect)
+    kind = _TENANT.c.created_at.type.dialect_impl(connection.dialect)
+    convert = kind.bind_processor(connection.dialect)
     utc = at.astimezone(UTC)
     return utc if convert is None else convert(utc)
-
-
-def _insert(
-    connection: Connection, rows_of: Table, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]
-) -> int:
-    """Insert all ``rows`` (values in the order of ``columns``); returns how many there were."""
-    if connection.dialect.name == "postgresql":
-        return _copy(connection, rows_of, columns, rows)
-    return _insert_batches(connection, rows_of, columns, rows)
-
-
-def _insert_batches(
-    connection: Connection, rows_of: Table, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]
-) -> int:
-    """Hand the driver tuples for one prepared statement: no dictionary is made for any row."""
-    places = ", ".join("?" for _ in columns)
-    statement = f"INSERT INTO {rows_of.name} ({', '.join(columns)}) VALUES ({places})"  # noqa: S608
-    remaining, count = iter(rows), 0
-    while batch := list(islice(remaining, BATCH)):
-        connection.exec_driver_sql(statement, batch)
-        count += len(batch)
-    return count
-
-
-def _copy(
-    connection: Connection, rows_of: Table, columns: Sequence[str], rows: Iterable[tuple[Any, ...]]
-) -> int:
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, psycopg.Connection)
-    count = 0
-    statement = f"COPY {rows_of.name} ({', '.join(columns)}) FROM STDIN (FORMAT BINARY)"
-    with driver.cursor() as cursor, cursor.copy(statement.encode()) as copy:
-        copy.set_types([_COPY_TYPES.get(name, "text") for name in columns])
-        for row in rows:
-            copy.write_row(row)
-            count += 1
-    return count

@@ -13,11 +13,14 @@ import hashlib
 import importlib
 import os
 import pkgutil
+import secrets
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlmodel import SQLModel
 
 import models
+from stores.changelog_sql import FENCED
 from stores.retention import expected_guards, guard, guards
 from stores.schema import complete, lacks
 
@@ -69,7 +73,8 @@ _POSTGRES_TROUBLE = {
 class StoreUnavailable(Exception):
     """The database cannot serve now, and nothing was changed; trying again later may succeed.
 
-    ``kind`` is one of: locked, read-only, full, unreachable, overloaded, input/output error.
+    ``kind`` is one of: locked, read-only, full, unreachable, overloaded, input/output error,
+    fenced (another store is the region's primary; this one never serves a write again).
     """
 
     def __init__(self, kind: str, detail: str) -> None:
@@ -102,6 +107,42 @@ def open_engine(url: str) -> Engine:
         f"database: {address.drivername!r} is not supported, "
         "use sqlite:///path or postgresql+psycopg://user@host/name"
     )
+
+
+def open_scratch(url: str) -> Engine:
+    """An engine for building a whole database, which is thrown away unless `settle` returns.
+
+    Nothing that is written through it is durable before that, nor whole after a crash.
+    """
+    engine = open_engine(url)
+    event.listen(engine, "connect", _make_hasty)
+    return engine
+
+
+def settle(url: str) -> None:
+    """Make everything durable that was written through `open_scratch`, whose engine is disposed.
+
+    Raises:
+        StoreUnavailable: it could not be made durable.
+    """
+    engine = open_engine(url)
+    if engine.dialect.name == "sqlite":
+        assert engine.url.database
+        with open(engine.url.database, "rb") as file:  # noqa: PTH123 - a handle to flush
+            os.fsync(file.fileno())
+    with write(engine, lock="schema") as connection:  # commits, and flushes all before it
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_current_xact_id()"))
+    engine.dispose()
+
+
+def _make_hasty(connection: Any, _record: Any) -> None:
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA journal_mode = OFF")
+        connection.execute("PRAGMA synchronous = OFF")
+    else:
+        connection.execute("SET synchronous_commit = off")
+        connection.commit()
 
 
 _engines: dict[tuple[int, str], Engine] = {}
@@ -193,19 +234,45 @@ def _open_sqlite(address: URL) -> Engine:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreUnavailable("unreachable", f"{path.parent}: {error.strerror}") from error
-    engine = create_engine(address, pool_size=8, max_overflow=24)
+    engine = create_engine(
+        address, pool_size=8, max_overflow=24, connect_args={"factory": _SqliteConnection}
+    )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
-def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+class _SqliteConnection(sqlite3.Connection):
+    """Knows its transactions apart, which SQLite does not tell the triggers of the changelog."""
+
+    transaction = 0
+
+
+@dataclass(frozen=True)
+class _TransactionOf:
+    """A function of the connection must not keep the connection alive."""
+
+    connection: "weakref.ref[_SqliteConnection]"
+
+    def __call__(self) -> int:
+        found = self.connection()
+        return 0 if found is None else found.transaction
+
+
+def _prepare_sqlite(connection: _SqliteConnection, _record: Any) -> None:
     connection.isolation_level = None  # the driver starts no transactions: `_begin_sqlite` does
     connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA recursive_triggers = ON")  # or REPLACE removes rows unseen
     connection.execute("PRAGMA synchronous = FULL")
+    connection.create_function("sha256", 1, _sha256, deterministic=True)
+    connection.create_function("transaction_id", 0, _TransactionOf(weakref.ref(connection)))
     _use_write_ahead_log(connection)
+
+
+def _sha256(data: str | bytes) -> bytes:
+    """For the triggers of the changelog; PostgreSQL has such a function of its own."""
+    return hashlib.sha256(data.encode() if isinstance(data, str) else data).digest()
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
@@ -223,6 +290,10 @@ def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     writes = connection.get_execution_options().get(_WRITES, False)
+    if writes:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, _SqliteConnection)
+        driver.transaction = secrets.randbits(63)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
@@ -277,6 +348,8 @@ def _raise_trouble(original: BaseException | None, error: Exception) -> None:
 
 
 def _trouble(error: BaseException | None) -> str | None:
+    if FENCED in str(error):
+        return "fenced"
     if isinstance(error, sqlite3.Error):
         code = getattr(error, "sqlite_errorcode", None)
         return None if code is None else _SQLITE_TROUBLE.get(code & 0xFF)

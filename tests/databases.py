@@ -11,6 +11,7 @@ from postgres import fresh_database
 from sqlalchemy import Engine, delete
 from sqlmodel import SQLModel
 
+from stores.changelog_sql import removal_sql
 from stores.retention import guard, lift
 from stores.sql import create_all, open_engine, write
 
@@ -48,6 +49,8 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     engine = open_engine(url)
     with write(engine) as connection:
         lift(connection)
+        for statement in removal_sql("postgresql"):
+            connection.exec_driver_sql(statement)
         for one in reversed(SQLModel.metadata.sorted_tables):
             connection.execute(delete(one))
         guard(connection)

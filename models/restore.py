@@ -1,0 +1,110 @@
+"""What a restore is asked for, what it plans to do, and what it found."""
+
+from typing import Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+from models.ids import RegionCode
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Goal(_Model):
+    """Which state to restore: the head, or that after one change, at a time, or at a receipt."""
+
+    seq: int | None = Field(default=None, ge=0, description="after this change")
+    at: AwareDatetime | None = Field(default=None, description="after the last change until then")
+    receipt: int | None = Field(
+        default=None, ge=0, description="right after this receipt of the region's ledger"
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> "Goal":
+        given = [name for name in ("seq", "at", "receipt") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)}: name one of them, or none for the head")
+        return self
+
+    @property
+    def is_head(self) -> bool:
+        """Whether everything that was ever signed is wanted."""
+        return self.seq is None and self.at is None and self.receipt is None
+
+
+class Finding(_Model):
+    """Something in the backup that is not as it should be, and what was done about it."""
+
+    where: str
+    what: str
+
+
+class Gap(_Model):
+    """Changes that were signed and are not to be had."""
+
+    first: int
+    last: int
+    why: str
+
+    @property
+    def count(self) -> int:
+        return self.last - self.first + 1
+
+
+class Phase(_Model):
+    """One step of a restore: how long it took, and how much it went through."""
+
+    name: str
+    seconds: float = Field(ge=0)
+    amount: int = Field(ge=0, description="documents, changes or receipts")
+
+
+class RestoreReport(_Model):
+    """What a restore did, and what it can show for it.
+
+    Attributes:
+        base_seq: the snapshot's last change; `segments` lead on from there.
+        expected_seq, expected_root, expected_chain: the signed head from outside the backup.
+        state_root: of the backup's digests and of what was read back from the database; these
+            are the same, or the restore has failed.
+        root_signed: whether the state root was signed for exactly this change; else it follows
+            from signed ones by the chain.
+        receipts_expected: of the newest signed checkpoint of the region's ledger, where the head
+            was to be restored.
+        erased: documents whose tenant's key was destroyed; they are named by digest only.
+    """
+
+    region: RegionCode
+    source_store: str
+    restored_store: str
+    epoch: int
+    goal: Goal
+    target_seq: int
+    reached_seq: int
+    expected_seq: int
+    expected_chain: str
+    base_seq: int
+    base_manifest: str
+    segments: tuple[str, ...]
+    state_root: str
+    root_signed: bool
+    chain: str
+    documents: int
+    changes_applied: int
+    erased: int
+    receipts: int
+    receipts_expected: int
+    last_change_at: AwareDatetime | None
+    gap: Gap | None
+    findings: tuple[Finding, ...]
+    phases: tuple[Phase, ...]
+    schema_version: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing that was signed is missing from what was asked for."""
+        return self.gap is None and self.receipts >= self.receipts_expected
+
+
+RestoreState = Literal["planning", "restoring", "waiting", "publishing", "done", "failed"]

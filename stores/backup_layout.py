@@ -1,0 +1,74 @@
+"""Where a region's backup lies in the object store: names that sort, and are never written twice.
+
+<region>/stores/<store>.json
+<region>/<store>/changelog/<first>-<last>-<digest>.seg
+<region>/<store>/chunks/<digest of the cores>.chunk
+<region>/<store>/snapshots/<seq>-<digest>.json
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from stores.objects import ObjectInfo, ObjectStore
+
+_SEGMENT = re.compile(r".*/changelog/([0-9]{16})-([0-9]{16})-([0-9a-f]{32})\.seg")
+_STORE = re.compile(r".*/stores/([0-9a-f]{32})\.json")
+_MANIFEST = re.compile(r".*/snapshots/([0-9]{16})-([0-9a-f]{32})\.json")
+
+
+@dataclass(frozen=True)
+class SegmentName:
+    """A segment in the object store; both numbers are inclusive."""
+
+    first: int
+    last: int
+    object: ObjectInfo
+
+
+@dataclass(frozen=True)
+class ManifestName:
+    """A snapshot's manifest in the object store."""
+
+    seq: int
+    object: ObjectInfo
+
+
+def segment_name(region: str, store: str, first: int, last: int, chain: bytes) -> str:
+    """A segment's name; ``chain`` is the hash after its last change, which binds all of it."""
+    return f"{region}/{store}/changelog/{first:016d}-{last:016d}-{chain.hex()[:32]}.seg"
+
+
+def chunk_name(region: str, store: str, digest: bytes) -> str:
+    """A chunk's name by the SHA-256 of its cores: the same documents have the same name."""
+    return f"{region}/{store}/chunks/{digest.hex()}.chunk"
+
+
+def manifest_name(region: str, store: str, seq: int, digest: bytes) -> str:
+    """A manifest's name, by the SHA-256 of its bytes."""
+    return f"{region}/{store}/snapshots/{seq:016d}-{digest.hex()[:32]}.json"
+
+
+def segments(objects: ObjectStore, region: str, store: str) -> Iterator[SegmentName]:
+    """All segments of a store, by first change, then by last."""
+    for found in objects.list(f"{region}/{store}/changelog/"):
+        if match := _SEGMENT.fullmatch(found.name):
+            yield SegmentName(int(match[1]), int(match[2]), found)
+
+
+def manifests(objects: ObjectStore, region: str, store: str) -> Iterator[ManifestName]:
+    """All snapshots of a store, oldest first."""
+    for found in objects.list(f"{region}/{store}/snapshots/"):
+        if match := _MANIFEST.fullmatch(found.name):
+            yield ManifestName(int(match[1]), found)
+
+
+def store_name(region: str, store: str) -> str:
+    """The name of the object that says that a store of the region has a backup."""
+    return f"{region}/stores/{store}.json"
+
+
+def stores(objects: ObjectStore, region: str) -> list[str]:
+    """The ids of the region's stores that have a backup, in no order that means anything."""
+    names = [found.name for found in objects.list(f"{region}/stores/")]
+    return [match[1] for name in names if (match := _STORE.fullmatch(name))]

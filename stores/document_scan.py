@@ -1,0 +1,47 @@
+"""Reading whole collections as documents, in the order of their keys."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, text
+
+from models.documents import Collection
+from stores.changelog_sql import image_sql, key_sql, row_sql
+
+AT_ONCE = 2_000
+"""Rows that are fetched together, so that memory does not grow with the table."""
+
+
+class Stored(NamedTuple):
+    """A document as it is in the database; ``row`` as `Collection.row` gives it."""
+
+    key: str
+    image: str
+    row: Sequence[Any]
+
+
+def scan(connection: Connection, collection: Collection) -> Iterator[list[Stored]]:
+    """All documents of a collection with their rows, some at a time."""
+    dialect = connection.dialect.name
+    rows = _select(connection, collection, row_sql(dialect, collection, "t"))
+    for part in rows:
+        yield [Stored(found[0], found[1], found[2:]) for found in part]
+
+
+def scan_images(
+    connection: Connection, collection: Collection
+) -> Iterator[Sequence[tuple[str, str, bytes | None]]]:
+    """Key, image and payload of all documents of a collection, some at a time."""
+    payload = "NULL" if collection.payload is None else f't."{collection.payload}"'
+    return _select(connection, collection, payload)
+
+
+def _select(connection: Connection, collection: Collection, columns: str) -> Iterator[Any]:
+    dialect = connection.dialect.name
+    order = ", ".join(f't."{column.name}"' for column in collection.keys)
+    query = text(
+        f"SELECT {key_sql(dialect, collection, 't')}, {image_sql(dialect, collection, 't')}, "  # noqa: S608 - names of our own tables
+        f"{columns} FROM {collection.name} t ORDER BY {order}"
+    )
+    streaming = connection.execution_options(stream_results=True, max_row_buffer=AT_ONCE)
+    return streaming.execute(query).partitions(AT_ONCE)

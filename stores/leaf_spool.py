@@ -1,0 +1,95 @@
+"""The state root of any number of documents in bounded memory."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+from models.changelog import ABSENT
+from models.state_tree import EMPTY, FANOUT, branch_hash, bucket_hash, root_hash
+
+_KEY = 32
+_LEAF = 64
+_IN_MEMORY = 64 * 1024 * 1024
+"""Bytes of leaves, a million of them, after which they go to disk."""
+
+Leaves = dict[bytes, bytes]
+
+
+class LeafSpool:
+    """Leaves, apart by the branch that they belong to; one branch is looked at at a time.
+
+    A document that is added again is replaced, and `ABSENT` removes it.
+    """
+
+    def __init__(self, *, in_memory: int = _IN_MEMORY) -> None:
+        self._parts = [bytearray() for _ in range(FANOUT)]
+        self._room = self._in_memory = in_memory // _LEAF
+        self._directory: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> "LeafSpool":
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        if self._directory is not None:
+            self._directory.cleanup()
+
+    def add(self, key: bytes, digest: bytes) -> None:
+        """Take one document, by the digests of key and content."""
+        self._parts[key[0]] += key + digest
+        self._room -= 1
+        if not self._room:
+            self._spill()
+
+    def root(self) -> bytes:
+        """The state root of all documents taken so far."""
+        return root_hash([_branch(self._leaves(number)) for number in range(FANOUT)])
+
+    def count(self) -> int:
+        """How many documents there are."""
+        return sum(len(self._leaves(number)) for number in range(FANOUT))
+
+    def difference(self, other: "LeafSpool") -> Iterator[tuple[bytes, bytes, bytes]]:
+        """Documents that differ: key digest, what it is here, what it is there (or `ABSENT`)."""
+        for number in range(FANOUT):
+            mine, theirs = self._leaves(number), other._leaves(number)
+            for key in sorted(mine.keys() | theirs.keys()):
+                here, there = mine.get(key, ABSENT), theirs.get(key, ABSENT)
+                if here != there:
+                    yield key, here, there
+
+    def _spill(self) -> None:
+        if self._directory is None:
+            self._directory = tempfile.TemporaryDirectory(prefix="chainring-leaves-")
+        for number, part in enumerate(self._parts):
+            with self._file(number).open("ab") as file:
+                file.write(part)
+            part.clear()
+        self._room = self._in_memory
+
+    def _leaves(self, number: int) -> Leaves:
+        data = bytes(self._parts[number])
+        if self._directory is not None:
+            data = self._file(number).read_bytes() + data
+        leaves = {
+            data[at : at + _KEY]: data[at + _KEY : at + _LEAF] for at in range(0, len(data), _LEAF)
+        }
+        return {key: digest for key, digest in leaves.items() if digest != ABSENT}
+
+    def _file(self, number: int) -> Path:
+        assert self._directory is not None
+        return Path(self._directory.name) / f"{number:02x}"
+
+
+def _branch(leaves: Leaves) -> bytes:
+    if not leaves:
+        return EMPTY
+    buckets: list[list[bytes]] = [[] for _ in range(FANOUT)]
+    for key in sorted(leaves):
+        buckets[key[1]].append(key + leaves[key])
+    return branch_hash([bucket_hash(bucket) for bucket in buckets])

@@ -1,0 +1,178 @@
+"""Choosing what to restore from: a signed snapshot, and the segments that lead on to the goal.
+
+Nothing in the backup is believed. The head to reach comes from outside; every manifest and segment
+must carry a head that the region signed, and the chain must lead from one to the next. What does
+not is passed over and named, and the restore goes on from what is left, as far as that goes.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from models.backup_file import BackupDamaged, BackupFile, Unseal, decode
+from models.changelog import Change, ChangelogBroken, Entry, chain_over, split_cores
+from models.checkpoint import Checkpoint, PublicKey
+from models.manifest import Manifest, ManifestError, read_manifest
+from models.restore import Finding
+from models.verifier import Refused
+from stores.backup_layout import ManifestName, SegmentName, manifests, segments
+from stores.objects import ObjectDamaged, ObjectMissing, ObjectStore
+from stores.witness import open_head, state_ledger
+
+
+class NothingToRestore(Exception):
+    """There is no snapshot that stands; the message says what was found instead."""
+
+
+@dataclass
+class Findings:
+    """What was wrong with the backup, as it is found."""
+
+    list: "list[Finding]" = field(default_factory=list)
+
+    def add(self, where: str, what: str) -> None:
+        self.list.append(Finding(where=where, what=what))
+
+
+@dataclass(frozen=True)
+class Base:
+    """The snapshot to begin with."""
+
+    name: str
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Link:
+    """A segment that stands, and follows the one before it."""
+
+    name: str
+    file: BackupFile
+    entries: list[Entry | Change]
+    first: int
+    last: int
+    chain_before: bytes
+    chain: bytes
+    head: Checkpoint
+
+    def chain_after(self, changes: int) -> bytes:
+        """The chain hash after the first of its changes."""
+        if changes == self.last - self.first + 1:
+            return self.chain
+        cores = islice(split_cores(self.file.cores), changes)
+        return chain_over(self.chain_before, cores)
+
+
+class BackupReader:
+    """One store's backup, read with the public keys of its region and the keys of its tenants."""
+
+    def __init__(
+        self,
+        objects: ObjectStore,
+        region: str,
+        store: str,
+        keys: Sequence[PublicKey],
+        unseal: Unseal,
+    ) -> None:
+        self.objects = objects
+        self.region = region
+        self.store = store
+        self.findings = Findings()
+        self._keys = keys
+        self.unseal = unseal
+
+    def expected(self, note: bytes) -> Checkpoint:
+        """The head to reach, checked.
+
+        Raises:
+            models.verifier.Refused: it is not signed by the region, or is another store's.
+        """
+        head = open_head(note, self._keys)
+        if head.ledger != state_ledger(self.region, self.store):
+            raise Refused("wrong-ledger", f"the expected head is that of {head.ledger}")
+        return head
+
+    def base(self, *, before: int) -> Base:
+        """The newest snapshot that stands and holds nothing after change ``before``.
+
+        Raises:
+            NothingToRestore: there is none.
+        """
+        found = manifests(self.objects, self.region, self.store)
+        for name in sorted(found, key=lambda each: each.seq, reverse=True):
+            if name.seq <= before and (manifest := self._manifest(name)) is not None:
+                return Base(name.object.name, manifest)
+        said = "; ".join(f"{each.where}: {each.what}" for each in self.findings.list)
+        raise NothingToRestore(
+            f"no snapshot of store {self.store} of {self.region} at or before change {before} "
+            f"stands{': ' + said if said else ''}"
+        )
+
+    def links(self, start: int, chain: bytes, *, until: int) -> Iterator[Link]:
+        """The segments from after change ``start`` to ``until``, as far as they stand."""
+        known: dict[int, list[SegmentName]] = {}
+        for each in segments(self.objects, self.region, self.store):
+            known.setdefault(each.first, []).append(each)
+        while start < until:
+            link = self._next(known.get(start + 1, []), chain)
+            if link is None:
+                return
+            yield link
+            start, chain = link.last, link.chain
+
+    def _next(self, candidates: list[SegmentName], chain: bytes) -> Link | None:
+        for name in sorted(candidates, key=lambda each: each.last, reverse=True):
+            link = self._link(name, chain)
+            if link is not None:
+                return link
+        return None
+
+    def _link(self, name: SegmentName, chain: bytes) -> Link | None:
+        try:
+            file = decode(self.objects.get(name.object.name, limit=name.object.size))
+            return self._checked(name, file, chain)
+        except (BackupDamaged, ChangelogBroken, ObjectDamaged, ObjectMissing, Refused) as error:
+            self.findings.add(name.object.name, str(error))
+            return None
+
+    def _checked(self, name: SegmentName, file: BackupFile, chain: bytes) -> Link:
+        head = self.expected(str(file.header.get("head")).encode())
+        changes = file.changes
+        if [change.seq for change in changes] != list(range(name.first, name.last + 1)):
+            raise BackupDamaged(f"does not hold the changes {name.first} to {name.last}")
+        after = chain_over(chain, split_cores(file.cores))
+        if (head.size, head.head) != (name.last, after.hex()):
+            raise BackupDamaged(
+                f"its changes make the chain {after.hex()[:16]} after {name.last}; signed is "
+                f"{head.head[:16]} after {head.size}"
+            )
+        return Link(
+            name.object.name,
+            file,
+            file.entries(self.unseal),
+            name.first,
+            name.last,
+            chain,
+            after,
+            head,
+        )
+
+    def _manifest(self, name: ManifestName) -> Manifest | None:
+        try:
+            data = self.objects.get(name.object.name, limit=name.object.size)
+            manifest = read_manifest(data)
+            self._check_manifest(name, data, manifest)
+        except (ManifestError, BackupDamaged, ObjectDamaged, ObjectMissing, Refused) as error:
+            self.findings.add(name.object.name, str(error))
+            return None
+        return manifest
+
+    def _check_manifest(self, name: ManifestName, data: bytes, manifest: Manifest) -> None:
+        if hashlib.sha256(data).hexdigest()[:32] not in name.object.name:
+            raise BackupDamaged("its bytes are not those that its name says")
+        head = self.expected(manifest.head.encode())
+        said = (manifest.region, manifest.store, manifest.seq, manifest.chain, manifest.state_root)
+        signed = (self.region, self.store, head.size, head.head, head.root.hex())
+        if said != signed or manifest.seq != name.seq:
+            raise BackupDamaged("it says something else than its signed head")

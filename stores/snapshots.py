@@ -1,0 +1,181 @@
+"""Snapshots: all documents of a store after one change, while writes go on.
+
+A snapshot reads one transaction's view, which blocks no writer. It is cut into chunks at documents
+whose key digest says so, and a chunk is named by the digests of its documents: a chunk in which
+nothing changed since an earlier snapshot has the same name and is there already, so that a snapshot
+costs what changed, and one that was interrupted goes on where it was.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+
+from models.backup_file import ChunkRow, encode_chunk
+from models.changelog import ABSENT, Change, Op
+from models.documents import (
+    COLLECTIONS,
+    SCHEMA_VERSION,
+    Collection,
+    document_digest,
+    key_digest,
+    tenant_of_key,
+)
+from models.manifest import ChunkRef, Manifest
+from stores.backup_layout import chunk_name, manifest_name
+from stores.changelog import identity_in, last_seq
+from stores.document_scan import Stored, scan
+from stores.leaf_spool import LeafSpool
+from stores.ledger import Ledger
+from stores.objects import ObjectExists, ObjectInfo, ObjectStore
+from stores.shipping import Shipper
+from stores.sql import read
+
+CUT_MASK = 0x0FFF
+"""A chunk ends at a document whose key digest ends in these bits as zeros: every 4096 or so."""
+
+LARGEST_CHUNK = 16 * 1024 * 1024
+"""Bytes of images and payloads after which a chunk ends anyway."""
+
+Progress = Callable[[int], None]
+"""Called with the number of documents so far, at least once a chunk."""
+
+
+class SnapshotMismatch(Exception):
+    """The store's documents are not what its changelog made them: some changed without a trace."""
+
+
+class Snapshotter:
+    """Makes snapshots of one region's store through the shipper that follows it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        shipper: Shipper,
+        *,
+        checkpoint: Callable[[], str] = lambda: "",
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._engine = engine
+        self._shipper = shipper
+        self._checkpoint = checkpoint
+        self._clock = clock
+
+    def snapshot(self, progress: Progress = lambda _documents: None) -> Manifest:
+        """Snapshot the store as it is now, and prove that it is what was signed.
+
+        Raises:
+            SnapshotMismatch: it is not; the snapshot is not kept.
+            ObjectsUnavailable, StoreUnavailable: try again; what is done already counts.
+        """
+        with read(self._engine) as connection, LeafSpool() as leaves:
+            with self._shipper.alone:  # or the backup could be past what this transaction sees
+                identity = identity_in(connection, self._shipper.region)
+                seq = last_seq(connection)
+                receipts = Ledger(self._engine, identity.region).head(connection=connection).size
+                position, head, root = self._shipper.advance(seq)
+            chunks = list(self._chunks(connection, identity.id, leaves, progress))
+            found = leaves.root()
+            if found != root:
+                raise SnapshotMismatch(
+                    f"region {identity.region}: after change {seq} the state root is signed as "
+                    f"{root.hex()[:16]}, the documents make it {found.hex()[:16]}"
+                )
+            manifest = Manifest(
+                region=identity.region,
+                store=identity.id,
+                epoch=identity.epoch,
+                seq=seq,
+                chain=position.chain.hex(),
+                state_root=root.hex(),
+                documents=sum(chunk.documents for chunk in chunks),
+                receipts=receipts,
+                schema_version=SCHEMA_VERSION,
+                chunks=tuple(chunks),
+                head=head,
+                checkpoint=self._checkpoint(),
+                created_at=self._clock(),
+            )
+        data = manifest.encoded()
+        digest = hashlib.sha256(data).digest()
+        name = manifest_name(manifest.region, manifest.store, seq, digest)
+        self._shipper.objects.put(name, data)
+        return manifest
+
+    def _chunks(
+        self, connection: Connection, store: str, leaves: LeafSpool, progress: Progress
+    ) -> Iterator[ChunkRef]:
+        done = 0
+        for rows in _cut(connection):
+            for row in rows:
+                leaves.add(row.change.key, row.change.after)
+            yield self._keep(store, rows)
+            done += len(rows)
+            progress(done)
+
+    def _keep(self, store: str, rows: list[ChunkRow]) -> ChunkRef:
+        """Put a chunk unless it is there from before."""
+        cores = hashlib.sha256(b"".join([row.change.core() for row in rows])).digest()
+        objects = self._shipper.objects
+        name = chunk_name(self._shipper.region, store, cores)
+        found = objects.stat(name) or self._put(objects, name, store, rows)
+        return ChunkRef(
+            name=name,
+            sha256=found.sha256,
+            size=found.size,
+            cores=cores.hex(),
+            documents=len(rows),
+        )
+
+    def _put(self, objects: ObjectStore, name: str, store: str, rows: list[ChunkRow]) -> ObjectInfo:
+        header: dict[str, Any] = {
+            "kind": "chunk",
+            "region": self._shipper.region,
+            "store": store,
+            "schema": SCHEMA_VERSION,
+            "documents": len(rows),
+        }
+        try:
+            return objects.put(name, encode_chunk(header, rows, self._shipper.seal))
+        except ObjectExists:  # another snapshot was faster; sealed, the same content differs
+            found = objects.stat(name)
+            if found is None:
+                raise
+            return found
+
+
+def _cut(connection: Connection) -> Iterator[list[ChunkRow]]:
+    """All documents in chunks, whose borders depend on the documents near them alone."""
+    for collection in COLLECTIONS:
+        rows: list[ChunkRow] = []
+        size = 0
+        for part in scan(connection, collection):
+            for stored in part:
+                rows.append(_chunk_row(collection, stored))
+                size += len(stored.image)
+                if collection.payload is not None:
+                    size += len(stored.row[-1])
+                ends = int.from_bytes(rows[-1].change.key[-2:], "big") & CUT_MASK == 0
+                if ends or size >= LARGEST_CHUNK:
+                    yield rows
+                    rows, size = [], 0
+        if rows:
+            yield rows
+
+
+def _chunk_row(collection: Collection, stored: Stored) -> ChunkRow:
+    """A document as if it had just been put where none was."""
+    change = Change(
+        seq=0,
+        collection=collection.code,
+        kind=Op.PUT,
+        key=key_digest(collection.name, stored.key),
+        before=ABSENT,
+        after=document_digest(stored.image),
+        epoch=0,
+        at=0,
+    )
+    tenant = tenant_of_key(stored.key) if collection.tenant_owned else ""
+    return ChunkRow(change, tenant, stored.row)

@@ -1,0 +1,80 @@
+"""The newest signed head of each store, kept outside of it and of its backup.
+
+A restore must reach this head or say what is missing: a backup that lost its end looks whole by
+itself. A witness never takes a smaller head, nor another one of the same size.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from models.checkpoint import Checkpoint, PublicKey, open_checkpoint, origin, sign
+from stores.files import file_lock, write_atomic
+from stores.keys import SigningKey
+
+
+class HeadRefused(Exception):
+    """The head goes back behind one that was witnessed, or contradicts it."""
+
+
+def state_ledger(region: str, store: str) -> str:
+    """The name under which a store's heads are signed."""
+    return f"{region}-state-{store}"
+
+
+def sign_head(
+    key: SigningKey, region: str, store: str, *, seq: int, root: bytes, chain: bytes
+) -> str:
+    """The signed note that says: after change ``seq`` this was the state root and the chain."""
+    named = origin(state_ledger(region, store))
+    return sign(Checkpoint(named, seq, root, chain.hex()), key.private)
+
+
+def open_head(note: bytes, keys: Sequence[PublicKey]) -> Checkpoint:
+    """Check and read a head.
+
+    Args:
+        keys: those of the region, under any name: a head is signed under the store's.
+
+    Raises:
+        models.verifier.Refused: it is not signed by one of them.
+    """
+    first = note.split(b"\n", 1)[0].decode(errors="replace")
+    return open_checkpoint(note, [PublicKey(key.raw, first) for key in keys])
+
+
+class Witness:
+    """Heads in a directory, one file a store."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def admit(self, region: str, store: str, note: str, key: PublicKey) -> None:
+        """Keep a head; the one that is there again changes nothing.
+
+        Raises:
+            HeadRefused: it is not signed, is smaller than the one here, or contradicts it.
+        """
+        path = self._path(region, store)
+        new = open_head(note.encode(), [key])
+        if new.ledger != state_ledger(region, store):
+            raise HeadRefused(f"{new.ledger} is not the head of {state_ledger(region, store)}")
+        with file_lock(path.with_suffix(".lock")):
+            if path.exists():
+                old = open_head(path.read_bytes(), [key])
+                if old.size > new.size:
+                    raise HeadRefused(
+                        f"{new.ledger}: head {new.size} is behind {old.size}, which was witnessed"
+                    )
+                if old.size == new.size:
+                    if old != new:
+                        raise HeadRefused(f"{new.ledger}: two heads of size {new.size}")
+                    return
+            write_atomic(path, note.encode())
+
+    def head(self, region: str, store: str) -> bytes | None:
+        """The newest head, as signed; None when none was witnessed."""
+        path = self._path(region, store)
+        return path.read_bytes() if path.exists() else None
+
+    def _path(self, region: str, store: str) -> Path:
+        return self._directory / f"{state_ledger(region, store)}.note"
