@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from models.calendar import Calendar
+from models.config_recovery import Backup, FailureDetection, Restore, Sla, Testing
 from models.config_rules import (
     SHARED_KEYS,
     Problem,
@@ -75,6 +76,11 @@ class Config(Section):
     regions: Regions = Field(default_factory=default_regions)
     enforcement: Enforcement = Enforcement()
     failover: Failover = Failover()
+    failure_detection: FailureDetection = FailureDetection()
+    backup: Backup = Backup()
+    restore: Restore = Restore()
+    sla: Sla = Sla()
+    testing: Testing = Testing()
     sbom: Sbom = Sbom()
     signing: Signing = Signing()
     provenance: Provenance = Provenance()

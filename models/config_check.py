@@ -63,6 +63,18 @@ ENFORCED: dict[str, str] = {
     "audit_trail.immutable_receipts": "a receipt's bytes are written once and hashed",
     "audit_trail.receipt_chain_enabled": "each receipt names the hash of the one before it",
     "audit_trail.forensics_enabled": "`chainring forensics` answers from the receipts",
+    "failure_detection.checksum_validation": "every read of a tenant's value checks its SHA-256",
+    "backup.snapshot_interval_hours": "`chainring schedules` has each region snapshotted as often",
+    "backup.changelog_enabled": "triggers log every change in its own transaction",
+    "backup.changelog_format": "a segment of the changelog is written once",
+    "backup.changelog_interval_seconds": "how often a region's worker ships its changelog",
+    "restore.validate_chain_head": "a restore reaches the signed head from outside the backup, or "
+    "names the gap",
+    "restore.detect_forks": "a history that the signed head does not continue is refused",
+    "restore.replay_transactions": "the changelog is replayed from the snapshot to the goal",
+    "restore.verify_consistency": "every document is checked against its table's schema",
+    "restore.healing_check_enabled": "the state root is rebuilt from every restored document",
+    "sla": "each restore's times and losses are held against it; a miss is in its report",
     "audit_trail.retention_years": "no command removes a receipt or archived evidence at all",
 }
 """Keys that are acted on, and by what. A section's name stands for all of its keys."""
@@ -79,6 +91,18 @@ NOT_ENFORCED: dict[str, str] = {
     "enforcement.access_origin_validation": "the origin of a request is not looked at yet",
     "failover.recovery_chain_validation": "a region that comes back is not made to verify its "
     "chain first; `chainring receipts verify` does",
+    "failover.automatic_failover_enabled": "no store is failed over yet",
+    "failover.buffer_max_requests": "no store is failed over yet",
+    "failover.buffer_max_memory_mb": "no store is failed over yet",
+    "failover.failover_timeout_seconds": "no store is failed over yet",
+    "failover.notify_tenants": "no store is failed over yet",
+    "failure_detection.heartbeat_interval_seconds": "no probe watches a store yet",
+    "failure_detection.heartbeat_timeout_seconds": "no probe watches a store yet",
+    "failure_detection.read_latency_threshold_ms": "no probe watches a store yet",
+    "backup.retention_days": "nothing of a backup is removed yet",
+    "backup.backup_validation_sampling_percent": "no backup is validated by itself yet; "
+    "`chainring restore --dry-run` restores one on the side",
+    "testing": "no drill is started by itself yet; `chainring restore --dry-run` is one",
     "audit_trail.store": "receipts are in the ledgers' own databases, whatever is said here",
 }
 """Keys that are accepted and checked in form, but that nothing acts on yet, and what is missing."""
@@ -105,11 +129,12 @@ def check_config(config: Config) -> list[Finding]:
 def config_keys() -> list[str]:
     """Every key of the configuration; ``*`` stands for a region's code.
 
-    [gates] and [calendar] are one entry each, as they are one model each.
+    [gates], [calendar], [sla] and [testing] are one entry each: what is said of one key of theirs
+    holds for all.
     """
     keys: list[str] = []
     for section, field in Config.model_fields.items():
-        if section in ("gates", "calendar"):
+        if section in ("gates", "calendar", "sla", "testing"):
             keys.append(section)
             continue
         model = field.annotation

@@ -190,6 +190,11 @@ class Failover(Section):
     independent_regions: Always = True
     no_global_consensus: Always = True
     recovery_chain_validation: bool = True
+    automatic_failover_enabled: bool = True
+    buffer_max_requests: Annotated[WholeNumber, Field(ge=1, le=10_000_000)] = 100_000
+    buffer_max_memory_mb: Annotated[WholeNumber, Field(ge=1, le=10_000)] = 50
+    failover_timeout_seconds: Annotated[WholeNumber, Field(ge=1, le=86_400)] = 300
+    notify_tenants: bool = True
 
 
 Regions = dict[RegionCode, Annotated[Region, BeforeValidator(_one_table)]]

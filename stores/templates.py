@@ -159,7 +159,10 @@ def render_default_config() -> str:
     ]
     texts = [
         render(_template(path), {"regions": regions}, name=path.name)
-        for path in (TEMPLATES / "fleet.toml.tera", TEMPLATES / "regions.toml.tera")
+        for path in (
+            TEMPLATES / name
+            for name in ("fleet.toml.tera", "regions.toml.tera", "recovery.toml.tera")
+        )
     ]
     return "".join(texts)
 

@@ -62,7 +62,7 @@ def test_every_template_renders_with_the_example_and_loads(template):
 
 
 def test_the_templates_together_hold_all_the_example_says():
-    names = ("config/fleet.toml.tera", "config/regions.toml.tera")
+    names = ("config/fleet.toml.tera", "config/regions.toml.tera", "config/recovery.toml.tera")
     config = load_config("".join(rendered(name, **VALUES) for name in names))
     assert config.tenants.tenants_per_shard == 100
     assert config.bake_seconds() == [300, 300, 600, 600]
