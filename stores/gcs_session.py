@@ -30,6 +30,8 @@ TRANSPORT = (
     TimeoutError,
 )
 """Errors of the connection."""
+ATTEMPT_S = 10.0
+"""How long one attempt may wait for the service where nobody says otherwise."""
 _SHORTEST_S = 0.001
 
 _deadline: ContextVar[float | None] = ContextVar("gcs_deadline", default=None)
@@ -45,7 +47,7 @@ def passing(error: BaseException | None) -> bool:
         return error.response.status_code in _PASSING
     if isinstance(error, auth.GoogleAuthError):
         return isinstance(error, auth.TransportError) or bool(getattr(error, "retryable", False))
-    return isinstance(error, TRANSPORT)
+    return isinstance(error, TRANSPORT) and not isinstance(error, ValueError)  # as a wrong URL
 
 
 class BoundedRetry(Retry):
@@ -76,13 +78,10 @@ class BoundedRetry(Retry):
 class BoundedSession(AuthorizedSession):
     """Sends requests, and gives none of them more time than is left until the deadline."""
 
-    def request(  # type: ignore[no-untyped-def, override]  # as the base class has it, untyped
-        self, method, url, data=None, headers=None, max_allowed_time=None, timeout=10.0, **kwargs
-    ):
+    def request(self, *args: Any, **kwargs: Any) -> Any:
         """Send one request; see the base class. ``timeout`` is in seconds."""
-        response = super().request(  # type: ignore[no-untyped-call]
-            method, url, data, headers, max_allowed_time, min(timeout, _left()), **kwargs
-        )
+        kwargs["timeout"] = min(kwargs.get("timeout", ATTEMPT_S), _left())
+        response: Any = super().request(*args, **kwargs)  # type: ignore[no-untyped-call]
         if kwargs.get("stream"):
             response.raw.stream = partial(_as_it_comes, response.raw)
         return response

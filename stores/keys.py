@@ -1,4 +1,4 @@
-"""Private keys, one PEM file each, readable by its owner only; those of the ledgers are Ed25519.
+"""Private keys, one file each, readable by its owner only; those of the ledgers are Ed25519 in PEM.
 
 A private key leaves its file only into the process that signs; no function here prints one.
 """
@@ -69,16 +69,27 @@ def read_private_key(path: Path) -> PrivateKeyTypes:
     Raises:
         KeyFileError: missing, readable by others than its owner, or no unencrypted key in PEM.
     """
+    content = read_private_file(path)
+    try:
+        key = load_pem_private_key(content, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise KeyFileError(f"{path}: holds no unencrypted private key in PEM") from None
+    return key
+
+
+def read_private_file(path: Path) -> bytes:
+    """The content of a file that only its owner may read.
+
+    Raises:
+        KeyFileError: missing, or readable by others.
+    """
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077:
             raise KeyFileError(f"{path}: others may read it (mode {mode:o}); chmod 600 it")
-        key = load_pem_private_key(path.read_bytes(), password=None)
+        return path.read_bytes()
     except OSError as error:
         raise KeyFileError(f"{path}: {error.strerror}") from None
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise KeyFileError(f"{path}: holds no unencrypted private key in PEM") from None
-    return key
 
 
 def create_private_key(path: Path, key: PrivateKeyTypes) -> None:
@@ -87,8 +98,16 @@ def create_private_key(path: Path, key: PrivateKeyTypes) -> None:
     Raises:
         OSError: the directory is not writable.
     """
+    create_private_file(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+def create_private_file(path: Path, content: bytes) -> None:
+    """Keep a secret as `create_private_key` keeps a key; one that is there already stays.
+
+    Raises:
+        OSError: the directory is not writable.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
     temporary = Path(name)
     try:

@@ -23,7 +23,7 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 
-from stores.gcs_session import TRANSPORT, BoundedRetry, BoundedSession, passing
+from stores.gcs_session import ATTEMPT_S, TRANSPORT, BoundedRetry, BoundedSession, passing
 from stores.objects import (
     Content,
     GenerationMismatch,
@@ -75,7 +75,7 @@ class GcsObjects:
         endpoint: str | None = None,
         credentials: Credentials | None = None,
         deadline_s: float = 30.0,
-        attempt_s: float = 10.0,
+        attempt_s: float = ATTEMPT_S,
         retention: Literal["Unlocked", "Locked"] = "Unlocked",
     ) -> None:
         if credentials is None:

@@ -221,6 +221,25 @@ def create_all(engine: Engine) -> None:
             guard(connection)
 
 
+def scrub(engine: Engine, model: type[SQLModel]) -> None:
+    """Take out of the files what changed or deleted rows of a table left behind there.
+
+    As far as the database can: a transaction that is still reading keeps what it sees. In SQLite
+    the rows must have been changed under ``PRAGMA secure_delete``; this empties the write-ahead
+    log. In PostgreSQL the log and its archive age by the server's own rules.
+
+    Raises:
+        StoreUnavailable: the database does not answer.
+    """
+    with _guarded(engine) as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execution_options(isolation_level="AUTOCOMMIT")
+            connection.execute(text(f"VACUUM {table(model).name}"))
+        else:  # past SQLAlchemy, which would begin a transaction
+            driver: Any = connection.connection.driver_connection
+            driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
 def table(model: type[SQLModel]) -> Table:
     """The Core table behind a SQLModel class, for statements that build no objects."""
     return SQLModel.metadata.tables[str(model.__tablename__)]
