@@ -8,26 +8,48 @@ from pydantic import ValidationError
 from temporalio.exceptions import ApplicationError
 
 from activities.targets.base import TargetRefused
+from models.backup_file import BackupDamaged
 from models.calendar import CalendarError
+from models.changelog import ChangelogBroken
 from models.config import ConfigError
+from models.documents import DocumentError
 from models.fleet import FleetError
 from models.planning import PlanRefused
+from models.verifier import Refused
 from stores.control import NotTheHolder
 from stores.ledger import FencedError, IdempotencyConflict
+from stores.objects import ObjectDamaged, ObjectExists
 from stores.oci import ReleaseError
+from stores.pointer import PointerError
 from stores.region_state import StaleEpoch
+from stores.restore import GoalUnknown, RestoreMismatch
+from stores.restore_plan import NothingToRestore
+from stores.snapshots import SnapshotMismatch
 from stores.vulnerability_feeds import FeedError
+from stores.witness import HeadRefused
 
 FINAL: tuple[type[Exception], ...] = (
+    BackupDamaged,
     CalendarError,
+    ChangelogBroken,
     ConfigError,
+    DocumentError,
     FeedError,
     FencedError,
     FleetError,
+    GoalUnknown,
+    HeadRefused,
     IdempotencyConflict,
     NotTheHolder,
+    NothingToRestore,
+    ObjectDamaged,
+    ObjectExists,
     PlanRefused,
+    PointerError,
+    Refused,
     ReleaseError,
+    RestoreMismatch,
+    SnapshotMismatch,
     StaleEpoch,
     TargetRefused,
     ValidationError,

@@ -47,6 +47,19 @@ class GatewayAddress(_Addresses):
     kv_port: int = Field(ge=1, le=65535, description="the tenant KV API behind the gateway")
 
 
+class BackupAddress(_Addresses):
+    """Where a region's backup is, and what is needed to read it when the region's store is gone."""
+
+    objects: str = Field(description="a directory, or gs://bucket")
+    objects_endpoint: str | None = Field(
+        default=None, description="address of an emulator of Google Cloud Storage"
+    )
+    work: Path = Field(description="directory of the state tree, and of stores being restored")
+    witness: Path = Field(description="directory of signed heads; not on the store's machine")
+    tenant_keys: str = Field(description="SQLAlchemy URL of the keys that seal tenants' documents")
+    region_key: Path = Field(description="the key that wraps these, 64 hex digits")
+
+
 class VerificationAddress(_Addresses):
     """What the control worker judges releases by, and where it keeps what it judged."""
 
@@ -148,4 +161,7 @@ class RegionAddresses(_Addresses):
     workdir: Path = Field(description="where releases are unpacked and their logs are kept")
     gateway: GatewayAddress
     prometheus: str | None = Field(default=None, description="base URL; Envoy's own when absent")
+    backup: BackupAddress | None = Field(
+        default=None, description="without it nothing of this region is backed up"
+    )
     otlp_endpoint: str | None = None

@@ -68,6 +68,11 @@ def store_name(region: str, store: str) -> str:
     return f"{region}/stores/{store}.json"
 
 
+def epoch_name(region: str, epoch: int) -> str:
+    """The name of the object that claims an epoch: whoever creates it has it."""
+    return f"{region}/epochs/{epoch:08d}.json"
+
+
 def stores(objects: ObjectStore, region: str) -> list[str]:
     """The ids of the region's stores that have a backup, in no order that means anything."""
     names = [found.name for found in objects.list(f"{region}/stores/")]

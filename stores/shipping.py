@@ -75,7 +75,7 @@ class Shipper:
         forget: bool = True,
     ) -> None:
         self.region = region
-        self._engine = engine
+        self.engine = engine
         self.objects = objects
         self._tree = tree
         self._key = key
@@ -99,7 +99,7 @@ class Shipper:
     def _ship(self, until: int | None) -> Shipped | None:
         position = self._start()
         limit = MOST_CHANGES if until is None else min(MOST_CHANGES, until - position.seq)
-        entries = _bounded(changes_after(self._engine, position.seq, limit=limit)) if limit else []
+        entries = _bounded(changes_after(self.engine, position.seq, limit=limit)) if limit else []
         if not entries:
             return None
         with self._tree.following([entry.change for entry in entries]) as moved:
@@ -111,7 +111,7 @@ class Shipper:
             self._put_once(name, data)
             self._admit(moved, head)
         if self._forget:
-            forget_changes(self._engine, moved.seq)
+            forget_changes(self.engine, moved.seq)
         return Shipped(entries[0].change.seq, moved.seq, len(data), head)
 
     def ship_all(self, *, until: int | None = None) -> int:
@@ -124,7 +124,7 @@ class Shipper:
     def lag(self) -> Lag:
         """How far the backup is behind the store."""
         position = self._start()
-        count, oldest = waiting(self._engine, position.seq)
+        count, oldest = waiting(self.engine, position.seq)
         age = 0.0 if oldest is None else max(0.0, self._clock() - oldest / 1000)
         return Lag(count, age)
 
@@ -177,7 +177,7 @@ class Shipper:
     def _start(self) -> Position:
         """Where the tree stands, after it was built for this store if it was not yet."""
         position = self._tree.position
-        mine = identity(self._engine, self.region)
+        mine = identity(self.engine, self.region)
         if position is not None and position.store == mine.id:
             return position
         marker: dict[str, JsonValue] = {
@@ -195,7 +195,7 @@ class Shipper:
         it. Their absence, or a store that they do not lead to, shows against the signed head.
         """
         known = self._backed_up(store)
-        with read(self._engine) as connection:
+        with read(self.engine) as connection:
             seq = last_seq(connection)
             position = Position(store, seq, CHAIN_START)
             self._tree.build(position, _leaves(connection))
@@ -216,7 +216,7 @@ class Shipper:
         while after + len(pending) < until:
             left = until - after - len(pending)
             pending += changes_after(
-                self._engine, after + len(pending), limit=min(left, MOST_CHANGES)
+                self.engine, after + len(pending), limit=min(left, MOST_CHANGES)
             )
         return pending
 

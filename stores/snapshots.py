@@ -8,6 +8,7 @@ costs what changed, and one that was interrupted goes on where it was.
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -47,6 +48,15 @@ class SnapshotMismatch(Exception):
     """The store's documents are not what its changelog made them: some changed without a trace."""
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """A manifest that is in the backup, its name there, and how many chunks were not before."""
+
+    name: str
+    manifest: Manifest
+    new_chunks: int
+
+
 class Snapshotter:
     """Makes snapshots of one region's store through the shipper that follows it."""
 
@@ -62,14 +72,16 @@ class Snapshotter:
         self._shipper = shipper
         self._checkpoint = checkpoint
         self._clock = clock
+        self._new = 0
 
-    def snapshot(self, progress: Progress = lambda _documents: None) -> Manifest:
+    def snapshot(self, progress: Progress = lambda _documents: None) -> Snapshot:
         """Snapshot the store as it is now, and prove that it is what was signed.
 
         Raises:
             SnapshotMismatch: it is not; the snapshot is not kept.
             ObjectsUnavailable, StoreUnavailable: try again; what is done already counts.
         """
+        self._new = 0
         with read(self._engine) as connection, LeafSpool() as leaves:
             with self._shipper.alone:  # or the backup could be past what this transaction sees
                 identity = identity_in(connection, self._shipper.region)
@@ -102,7 +114,7 @@ class Snapshotter:
         digest = hashlib.sha256(data).digest()
         name = manifest_name(manifest.region, manifest.store, seq, digest)
         self._shipper.objects.put(name, data)
-        return manifest
+        return Snapshot(name, manifest, self._new)
 
     def _chunks(
         self, connection: Connection, store: str, leaves: LeafSpool, progress: Progress
@@ -137,6 +149,7 @@ class Snapshotter:
             "schema": SCHEMA_VERSION,
             "documents": len(rows),
         }
+        self._new += 1
         try:
             return objects.put(name, encode_chunk(header, rows, self._shipper.seal))
         except ObjectExists:  # another snapshot was faster; sealed, the same content differs

@@ -139,7 +139,7 @@ def test_unchanged_chunks_are_not_written_again(backup: Backup) -> None:
     chunks = {each.name for each in backup.objects.list(f"{REGION}/{backup.identity.id}/chunks/")}
     TenantKV(backup.engine, "acme").put("new", b"1")
     with backup.shipper() as shipper:
-        manifest = Snapshotter(backup.engine, shipper).snapshot()
+        manifest = Snapshotter(backup.engine, shipper).snapshot().manifest
     shared = {chunk.name for chunk in manifest.chunks} & chunks
     assert shared and len(shared) < len(manifest.chunks)
 
@@ -159,7 +159,7 @@ def test_a_snapshot_is_consistent_while_writes_go_on(
 
         monkeypatch.setattr(snapshotter, "_keep", keep_and_write)
         then = backup.documents()
-        manifest = snapshotter.snapshot()
+        manifest = snapshotter.snapshot().manifest
     assert backup.restore(target, Goal(seq=manifest.seq)).complete
     assert documents(target) == then
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sys
 
-from workers.settings import SettingsError, load_region
+from workers.settings import SettingsError
 
 USAGE = """usage: python -m workers PROCESS
 
@@ -12,6 +12,7 @@ USAGE = """usage: python -m workers PROCESS
   region REGION       one region's worker
   host REGION...      keeps the release processes of one or more regions running
   gateway REGION...   the tenant KV API of one or more regions
+  recovery REGION...  backs up the stores of one or more regions, and restores them
   authority           tokens, certificates, timestamps and a log for keyless signing
   stack               the supervisor of the embedded stack (see `chainring up`)
 
@@ -44,9 +45,13 @@ def _run(arguments: list[str]) -> int:  # noqa: PLR0911  # one for each process
 
             return run_host([first, *more])
         case ["gateway", first, *more]:
-            from gateway.serve import run_gateway  # noqa: PLC0415
+            from workers.gateway import serve_gateway  # noqa: PLC0415
 
-            return run_gateway([load_region(region) for region in dict.fromkeys([first, *more])])
+            return serve_gateway(list(dict.fromkeys([first, *more])))
+        case ["recovery", first, *more]:
+            from workers.recovery import run_recovery  # noqa: PLC0415
+
+            return asyncio.run(run_recovery(list(dict.fromkeys([first, *more]))))
         case ["authority"]:
             from workers.authority import run_authority  # noqa: PLC0415
 

@@ -23,6 +23,7 @@ from stores.sql import StoreUnavailable, create_all, open_engine
 from stores.unpack import remove_unpacked
 from workers.host_process import Seen, Site, Supervisor
 from workers.host_system import PortBook, kill_leftovers
+from workers.primary import end_when_primary_changes, require_primary
 from workers.settings import known_regions, load_region
 
 POLL_S = 0.1
@@ -50,6 +51,9 @@ def run_host(regions: list[str]) -> int:
             except BlockingIOError:
                 log.error("region %s has a release host already", each.region)
                 return 1
+        for each in addresses:
+            require_primary(each)
+        end_when_primary_changes([each.region for each in addresses])
         asyncio.run(_host(addresses))
     return 0
 

@@ -153,10 +153,7 @@ async def serve(
     Health: ``GET /healthz`` answers 200 once the worker polls, 503 before and while it drains.
     """
     state = {"ready": False}
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    stop = stop_asked()
     async with _health(address.health_port, state), worker:
         if address.versioning != "off" and address.make_current:
             await _make_current(client, deployment)
@@ -166,6 +163,15 @@ async def serve(
         state["ready"] = False
         log.info("%s drains", name)
     return 0
+
+
+def stop_asked() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
 
 
 async def _make_current(client: Client, deployment: str) -> None:

@@ -7,6 +7,7 @@ from activities.region import RegionActivities
 from activities.targets.local import LocalTarget
 from gateway.publisher import RoutePublisher
 from models.addresses import RegionAddresses
+from stores.changelog import protect
 from stores.checkpoints import Notary
 from stores.fleet import FleetStore
 from stores.keys import load_key
@@ -14,8 +15,9 @@ from stores.ledger import Ledger
 from stores.oci import ImageLayout
 from stores.processes import ProcessStore
 from stores.shards import ShardStore
-from stores.sql import create_all, open_engine
+from stores.sql import open_engine
 from workers.nexus_region import RegionService
+from workers.primary import end_when_primary_changes, require_primary
 from workers.process import activities_of, connect, make_worker, serve
 from workers.settings import load_region
 from workflows.region import REGION_WORKFLOWS
@@ -31,8 +33,9 @@ class RegionParts:
 
     def __init__(self, addresses: RegionAddresses) -> None:
         region = addresses.region
+        require_primary(addresses)
         engine = open_engine(addresses.database)
-        create_all(engine)
+        protect(engine, region)
         self.ledger = Ledger(engine, region)
         self.fleet = FleetStore(engine, self.ledger, region)
         self.shards = ShardStore(engine, self.ledger, region)
@@ -74,6 +77,7 @@ def metric_provider(addresses: RegionAddresses, processes: ProcessStore) -> Metr
 async def run_region(region: str) -> int:
     """Run until told to stop."""
     addresses = load_region(region)
+    end_when_primary_changes([region])
     client = await connect(
         addresses.temporal,
         metrics_port=addresses.worker.metrics_port,

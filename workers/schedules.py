@@ -21,7 +21,8 @@ from temporalio.client import (
     ScheduleUpdateInput,
 )
 
-from workers.temporal_setup import CONTROL_QUEUE
+from models.config_recovery import Backup
+from workers.temporal_setup import CONTROL_QUEUE, RECOVERY_QUEUE
 
 CATCH_UP = timedelta(hours=1)
 """A start that was missed while Temporal was down is made up for when it is not older."""
@@ -36,6 +37,7 @@ class Planned:
     every: timedelta
     note: str
     input: dict[str, Any] = field(default_factory=dict)
+    queue: str = CONTROL_QUEUE
 
 
 def calendar() -> list[Planned]:
@@ -54,6 +56,20 @@ def calendar() -> list[Planned]:
             note="judge what runs by today's data: an exception may have run out",
             input={"reason": "scheduled"},
         ),
+    ]
+
+
+def region_calendar(region: str, backup: Backup) -> list[Planned]:
+    """What a region does regularly, in a namespace of its own."""
+    return [
+        Planned(
+            id=f"snapshot/{region}",
+            workflow="SnapshotRegion",
+            every=timedelta(hours=backup.snapshot_interval_hours),
+            note="a restore begins with the newest snapshot and replays what came after it",
+            input={"reason": "scheduled"},
+            queue=RECOVERY_QUEUE,
+        )
     ]
 
 
@@ -78,7 +94,7 @@ def _schedule(planned: Planned, state: ScheduleState) -> Schedule:
     state.note = state.note or planned.note
     return Schedule(
         action=ScheduleActionStartWorkflow(
-            planned.workflow, planned.input, id=planned.id, task_queue=CONTROL_QUEUE
+            planned.workflow, planned.input, id=planned.id, task_queue=planned.queue
         ),
         spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=planned.every)]),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=CATCH_UP),

@@ -7,6 +7,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from models.addresses import AuthorityAddress, ControlAddresses, RegionAddresses
+from stores.pointer import PointerError, PrimaryPointer
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -50,8 +51,23 @@ def load_control() -> ControlAddresses:
 
 
 def load_region(region: str) -> RegionAddresses:
-    """What one region's processes may reach; raises `SettingsError`."""
-    return _load(region_file(region), RegionAddresses)
+    """What one region's processes may reach; raises `SettingsError`.
+
+    The database is the region's primary, which a restore may have changed.
+    """
+    addresses = _load(region_file(region), RegionAddresses)
+    try:
+        primary = primary_pointer(region).read()
+    except PointerError as error:
+        raise SettingsError(str(error)) from None
+    if primary is None:
+        return addresses
+    return addresses.model_copy(update={"database": primary.database})
+
+
+def primary_pointer(region: str) -> PrimaryPointer:
+    """Which store is the region's primary, once that is known."""
+    return PrimaryPointer(region_file(region).with_name("primary.json"))
 
 
 def known_regions() -> list[str]:

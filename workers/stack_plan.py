@@ -17,6 +17,7 @@ from gateway.envoy_process import command as envoy_command
 from gateway.envoy_process import prepare as prepare_envoy
 from models.addresses import (
     AuthorityAddress,
+    BackupAddress,
     ControlAddresses,
     GatewayAddress,
     RegionAddresses,
@@ -26,12 +27,13 @@ from models.addresses import (
 from models.config import Config, load_config
 from models.ids import CONTROL_LEDGER
 from models.stack import ProcessSpec, StackPlan
+from stores.changelog import protect
 from stores.keys import KeyFileError, ensure_key
 from stores.oci import ImageLayout
 from stores.sql import create_all, open_engine
 from workers.builder import prepare_builder
 from workers.keyless import KeylessSetupError, prepare_keyless
-from workers.settings import control_file, home, region_file
+from workers.settings import control_file, home, primary_pointer, region_file
 from workers.supervisor import plan_file
 from workers.supply import prepare_verification
 from workers.temporal_setup import CONTROL_QUEUE, REGION_QUEUE, SEARCH_ATTRIBUTES
@@ -236,9 +238,17 @@ def _region(root: Path, region: str, ports: Ports, options: Options) -> None:
         workdir=folder / "releases",
         gateway=gateway,
         otlp_endpoint=options.otlp_endpoint,
+        backup=BackupAddress(
+            objects=str(root / "backup"),
+            work=folder / "recovery",
+            witness=root / "witness",
+            tenant_keys=f"sqlite:///{folder}/keys/tenants.db",
+            region_key=folder / "keys" / "region.key",
+        ),
     )
     ensure_key(addresses.signing_key)
-    create_all(open_engine(addresses.database))
+    if primary_pointer(region).read() is None:  # else it is there, or is to be restored
+        protect(open_engine(addresses.database), region)
     prepare_envoy(gateway, region)
     _write(region_file(region), addresses)
 
@@ -285,6 +295,15 @@ def _plan(
             ready_url=f"http://{LOOPBACK}:{ports.regions[regions[-1]].kv}/healthz",
             stage=1,
             about="tenant KV API",
+        )
+    )
+    processes.append(
+        ProcessSpec(
+            name="recovery",
+            command=_python("recovery", *regions),
+            ready_url="",
+            stage=1,
+            about="backups and restores",
         )
     )
     processes.append(_worker_spec("control", ["control"], ports.control_health))

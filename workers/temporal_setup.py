@@ -28,6 +28,8 @@ SEARCH_ATTRIBUTES = {
 }
 REGION_QUEUE = "region"
 CONTROL_QUEUE = "control"
+RECOVERY_QUEUE = "recovery"
+"""In a region's namespace, served by a process that does not need the region's store."""
 RETENTION = timedelta(days=30)
 
 

@@ -45,6 +45,8 @@ _SUBCOMMANDS = {
         "vulnerabilities", "app", "Vulnerability data: load it, ask it."
     ),
     "keys": _Subcommand("keys", "app", "The keys that sign releases."),
+    "backup": _Subcommand("backup", "app", "What is kept of a region outside its store."),
+    "restore": _Subcommand("restore", "app", "Bring a region's store back, with proof."),
     "schedules": _Subcommand("schedules", "app", "What Temporal starts by itself."),
     "incidents": _Subcommand("incidents", "app", "Running releases that stand no more."),
     "verify": _Subcommand("verify", "verify", "Judge a release by all of its evidence."),

@@ -9,7 +9,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from workers.cli.output import NEGATIVE, UNREACHABLE, USAGE, fail
 from workers.process import connect
-from workers.settings import load_control
+from workers.settings import load_control, load_region
 
 _T = TypeVar("_T")
 
@@ -32,6 +32,11 @@ def run(work: Coroutine[Any, Any, _T]) -> _T:
 async def control_client() -> Client:
     """A client of the control plane's namespace."""
     return await connect(load_control().temporal)
+
+
+async def region_client(region: str) -> Client:
+    """A client of a region's namespace."""
+    return await connect(load_region(region).temporal)
 
 
 async def next_id(client: Client, workflow: str, prefix: str) -> str:

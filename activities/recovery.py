@@ -1,0 +1,199 @@
+"""Effects of recovery in one region: snapshot, restore beside the store, publish, throw away."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from temporalio import activity
+
+from activities.errors import final_errors
+from models.backup_file import Unseal
+from models.checkpoint import Checkpoint
+from models.receipts import Draft
+from models.recovery import (
+    BuildStore,
+    Published,
+    PublishStore,
+    SnapshotReport,
+    SnapshotRequest,
+)
+from models.restore import RestoreReport
+from stores.backup_layout import epoch_name
+from stores.changelog import fence
+from stores.checkpoints import CheckpointFiles
+from stores.keys import SigningKey
+from stores.ledger import Ledger
+from stores.objects import ObjectStore
+from stores.pointer import Pointer, PrimaryPointer
+from stores.restore import Restorer, Target
+from stores.restore_plan import BackupReader, NothingToRestore
+from stores.restore_target import create_target, drop_target, target_url, without_password
+from stores.snapshots import Snapshotter
+from stores.sql import StoreUnavailable, open_engine, open_scratch, settle
+from stores.witness import Witness
+
+
+class Follower(Protocol):
+    """What follows the region's primary; it may be gone just now."""
+
+    def snapshotter(self) -> Snapshotter:
+        """Raises `StoreUnavailable` where the primary does not answer."""
+
+
+class RecoveryActivities:
+    """What the recovery worker does for one region."""
+
+    def __init__(
+        self,
+        region: str,
+        *,
+        primary: Callable[[], Pointer],
+        pointer: PrimaryPointer,
+        follower: Follower,
+        objects: ObjectStore,
+        witness: Witness,
+        key: SigningKey,
+        checkpoints: CheckpointFiles,
+        unseal: Unseal,
+    ) -> None:
+        self._region = region
+        self._primary = primary
+        self._pointer = pointer
+        self._follower = follower
+        self._objects = objects
+        self._witness = witness
+        self._key = key
+        self._checkpoints = checkpoints
+        self._unseal = unseal
+
+    @activity.defn
+    @final_errors
+    def snapshot_region(self, request: SnapshotRequest) -> SnapshotReport:
+        """Snapshot the primary as it is now."""
+        made = self._follower.snapshotter().snapshot(activity.heartbeat)
+        manifest = made.manifest
+        return SnapshotReport(
+            region=self._region,
+            store=manifest.store,
+            seq=manifest.seq,
+            documents=manifest.documents,
+            chunks=len(manifest.chunks),
+            new_chunks=made.new_chunks,
+            state_root=manifest.state_root,
+            manifest=made.name,
+        )
+
+    @activity.defn
+    @final_errors
+    def build_store(self, step: BuildStore) -> RestoreReport:
+        """Restore into a database beside the primary; begun again it starts anew."""
+        request, primary = step.request, self._primary()
+        source = request.store or primary.store
+        note = request.head.encode() if request.head else self._witness.head(self._region, source)
+        if note is None:
+            raise NothingToRestore(
+                f"head: no signed head of store {source} was witnessed, and none is given"
+            )
+        public = self._key.public(self._region)
+        reader = BackupReader(self._objects, self._region, source, [public], self._unseal)
+        url = target_url(primary.database, step.restored)
+        create_target(url)
+        engine = open_scratch(url)
+        try:
+            restorer = Restorer(
+                reader,
+                checkpoints=self._known_checkpoints(),
+                progress=activity.heartbeat,
+            )
+            target = Target(engine, step.restored, primary.epoch + 1)
+            report = restorer.restore(target, note, request.goal)
+        finally:
+            engine.dispose()
+        settle(url)
+        return report
+
+    @activity.defn
+    @final_errors
+    def publish_store(self, step: PublishStore) -> Published:
+        """Fence the old primary, write the receipt into the new one, and point at it."""
+        primary = self._primary()
+        if primary.store != step.restored:
+            url = target_url(primary.database, step.restored)
+            epoch = step.report.epoch
+            claim = f'{{"epoch":{epoch},"store":"{step.restored}"}}'.encode()
+            self._objects.put(epoch_name(self._region, epoch), claim)
+            with contextlib.suppress(StoreUnavailable):  # gone: fenced as soon as it is back
+                fence_store(primary.database, self._region, epoch)
+            self._record(url, step)
+            former = (*primary.former, primary.database)
+            primary = Pointer(store=step.restored, epoch=epoch, database=url, former=former)
+            self._pointer.move(primary)
+        return Published(
+            region=self._region,
+            store=primary.store,
+            epoch=primary.epoch,
+            database=without_password(primary.database),
+        )
+
+    @activity.defn
+    @final_errors
+    def discard_store(self, restored: str) -> bool:
+        """Throw away what a restore built; false when it is the primary by now."""
+        primary = self._primary()
+        if primary.store == restored:
+            return False
+        drop_target(target_url(primary.database, restored))
+        return True
+
+    def _known_checkpoints(self) -> Sequence[Checkpoint]:
+        return self._checkpoints.open([self._key.public(self._region)])
+
+    def _record(self, url: str, step: PublishStore) -> None:
+        """The first receipt of the restored store says what it is and who made it the primary."""
+        report = step.report
+        body = {
+            "goal": report.goal.model_dump(mode="json"),
+            "source_store": report.source_store,
+            "restored_store": report.restored_store,
+            "epoch": report.epoch,
+            "reached_seq": report.reached_seq,
+            "expected_seq": report.expected_seq,
+            "state_root": report.state_root,
+            "manifest": report.base_manifest,
+            "gap": None if report.gap is None else report.gap.model_dump(mode="json"),
+            "accepted": None if step.accepted is None else step.accepted.model_dump(mode="json"),
+            "receipts": report.receipts,
+            "receipts_expected": report.receipts_expected,
+            "erased": report.erased,
+            "reason": step.reason,
+        }
+        draft = Draft(
+            kind="region.restored",
+            actor=step.actor,
+            subject=self._region,
+            idempotency_key=f"restore/{report.restored_store}",
+            workflow_id=step.workflow,
+            body=body,
+        )
+        engine = open_engine(url)
+        try:
+            head = Ledger(engine, self._region).head()
+            Ledger(engine, self._region, epoch=head.epoch).append([draft])
+        finally:
+            engine.dispose()
+
+
+def fence_store(database: str, region: str, epoch: int) -> None:
+    """Have a former primary refuse every write.
+
+    Raises:
+        StoreUnavailable: it does not answer.
+    """
+    if database.startswith("sqlite:///") and not Path(database.removeprefix("sqlite:///")).exists():
+        return  # nothing is there to write to, and opening it would make it
+    engine = open_engine(database)
+    try:
+        fence(engine, region, epoch=epoch, why=f"epoch {epoch} is another store's")
+    finally:
+        engine.dispose()

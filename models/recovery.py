@@ -1,0 +1,105 @@
+"""Inputs and answers of the recovery workflows: what an operator writes, reads and decides."""
+
+from typing import Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from models.ids import ACTOR_PATTERN, RegionCode
+from models.restore import Goal, RestoreReport
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SnapshotRequest(_Model):
+    """Input of ``SnapshotRegion``."""
+
+    reason: str = Field(default="by hand", max_length=500)
+
+
+class SnapshotReport(_Model):
+    """A snapshot that is in the backup, and is what was signed."""
+
+    region: RegionCode
+    store: str
+    seq: int
+    documents: int
+    chunks: int
+    new_chunks: int = Field(description="the others were there from an earlier snapshot")
+    state_root: str
+    manifest: str
+
+
+class RestoreRequest(_Model):
+    """Input of ``RestoreRegion``.
+
+    Attributes:
+        store: whose backup; the region's primary when left out.
+        head: the signed head to reach; the witnessed one when left out.
+        dry_run: restore on the side, prove it, and throw it away.
+    """
+
+    goal: Goal = Goal()
+    store: str | None = Field(default=None, pattern=r"[0-9a-f]{32}")
+    head: str | None = Field(default=None, max_length=4096)
+    dry_run: bool = False
+    actor: str = Field(pattern=ACTOR_PATTERN)
+    reason: str = Field(min_length=1, max_length=500)
+
+
+class GapDecision(_Model):
+    """A person's word on a restore that does not reach what was signed."""
+
+    actor: str = Field(pattern=ACTOR_PATTERN)
+    reason: str = Field(min_length=1, max_length=500)
+
+
+class BuildStore(_Model):
+    """Restore into a database of its own; the same ``restored`` again continues nothing and starts
+    anew."""
+
+    request: RestoreRequest
+    restored: str = Field(pattern=r"[0-9a-f]{32}", description="id of the store to make")
+    workflow: str
+
+
+class PublishStore(_Model):
+    """Make a restored store the region's primary."""
+
+    report: RestoreReport
+    restored: str
+    actor: str
+    reason: str
+    accepted: GapDecision | None = None
+    workflow: str
+
+
+class Published(_Model):
+    """The region's primary from now on."""
+
+    region: RegionCode
+    store: str
+    epoch: int
+    database: str = Field(description="without its password")
+
+
+RestorePhase = Literal[
+    "restoring", "waiting", "publishing", "published", "proved", "given up", "failed"
+]
+
+
+class RestoreStatus(BaseModel):
+    """Answer of the ``status`` query, and result."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    region: str
+    state: RestorePhase
+    why: str = ""
+    started: AwareDatetime
+    ended: AwareDatetime | None = None
+    report: RestoreReport | None = None
+    accepted: GapDecision | None = None
+    published: Published | None = None
+    certificate: str = Field(default="", description="path of the signed certificate")

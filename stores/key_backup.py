@@ -1,0 +1,44 @@
+"""The backup of the tenants' keys: one object, always the newest, sealed by the region's key.
+
+Older ones are never kept: each is a copy of the keys that were destroyed since.
+"""
+
+from stores.objects import ObjectStore
+from stores.tenant_keys import TenantKeys
+
+LARGEST = 1024 * 1024 * 1024
+
+
+class KeyBackup:
+    """Keeps the backup of one region's keys, and takes it over where the keys are lost."""
+
+    def __init__(self, region: str, objects: ObjectStore, keys: TenantKeys) -> None:
+        self.keys = keys
+        self._name = f"{region}/tenant-keys"
+        self._objects = objects
+        self._taken_over = False
+
+    def take_over(self) -> None:
+        """Once a process: add the keys and tombstones that the backup has and this place has not.
+
+        Raises:
+            KeyDamaged: the backup is not of this region, or was changed.
+            ObjectsUnavailable: try again later.
+        """
+        if self._taken_over:
+            return
+        found = self._objects.stat(self._name)
+        if found is not None:
+            self.keys.restore(self._objects.get(self._name, LARGEST))
+        self._taken_over = True
+
+    def back_up(self) -> None:
+        """Replace the backup by the keys as they are now.
+
+        Raises:
+            GenerationMismatch: another process did so at the same time; its copy is as new.
+            ObjectsUnavailable: try again later.
+        """
+        found = self._objects.stat(self._name)
+        generation = 0 if found is None else found.generation
+        self._objects.put(self._name, self.keys.export(), if_generation=generation)

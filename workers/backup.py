@@ -1,0 +1,199 @@
+"""One region's backup, wired from its addresses: what follows the primary and ships its changes."""
+
+import contextlib
+import logging
+import threading
+from pathlib import Path
+
+from prometheus_client import Gauge
+from sqlalchemy import Engine
+
+from activities.recovery import RecoveryActivities, fence_store
+from models.addresses import BackupAddress, RegionAddresses
+from models.changelog import ChangelogBroken
+from models.config import load_config
+from stores.changelog import NotProtected, identity
+from stores.checkpoints import CheckpointFiles, default_directory
+from stores.envelope import Envelopes
+from stores.keys import load_key
+from stores.objects import ObjectError, ObjectStore
+from stores.objects_gcs import GcsObjects
+from stores.objects_local import LocalObjects
+from stores.pointer import Pointer, PrimaryPointer
+from stores.sealing import BackupSeals
+from stores.shipping import Shipper
+from stores.snapshots import Snapshotter
+from stores.sql import StoreUnavailable, create_all, open_engine
+from stores.state_tree import StateTree
+from stores.tenant_keys import TenantKeys, ensure_region_key
+from stores.witness import HeadRefused, Witness
+from workers.settings import primary_pointer
+
+log = logging.getLogger("chainring.backup")
+
+LAG = Gauge("chainring_backup_lag_seconds", "Age of the oldest change not backed up", ["region"])
+LAG_CHANGES = Gauge("chainring_backup_lag_changes", "Changes that are not backed up", ["region"])
+BROKEN = Gauge("chainring_backup_broken", "1 while a region's backup cannot go on", ["region"])
+
+_LATER = (StoreUnavailable, NotProtected, ObjectError, OSError)
+"""What passes by itself: tried again at the next round."""
+
+
+class RegionBackup:
+    """Follows one region's primary, and fences those that were it before.
+
+    Raises:
+        KeyFileError: a key is missing or open to others.
+        StoreUnavailable: the tenants' keys cannot be opened.
+    """
+
+    def __init__(self, addresses: RegionAddresses, backup: BackupAddress) -> None:
+        self.region = addresses.region
+        self._configured = addresses
+        self._work = backup.work
+        self.objects = open_objects(backup)
+        self.witness = Witness(backup.witness)
+        self.key = load_key(addresses.signing_key)
+        self.pointer: PrimaryPointer = primary_pointer(self.region)
+        engine = open_engine(backup.tenant_keys)
+        create_all(engine)
+        region_key = ensure_region_key(backup.region_key)
+        self._keys = KeyBackup(self.region, self.objects, TenantKeys(engine, region_key))
+        self.seals = BackupSeals(Envelopes(self._keys.keys), region_key)
+        self._every = load_config(addresses.config.read_text()).backup.changelog_interval_seconds
+        self._fenced: set[str] = set()
+        self._tree: StateTree | None = None
+        self._following = ""
+        self._shipper: Shipper | None = None
+        self._lock = threading.RLock()
+
+    def activities(self) -> RecoveryActivities:
+        """What the region's recovery workflows run."""
+        checkpoints = CheckpointFiles(default_directory(self.key.path), self.region)
+        return RecoveryActivities(
+            self.region,
+            primary=self.primary,
+            pointer=self.pointer,
+            follower=self,
+            objects=self.objects,
+            witness=self.witness,
+            key=self.key,
+            checkpoints=checkpoints,
+            unseal=self.seals.unseal,
+        )
+
+    def primary(self) -> Pointer:
+        """The region's primary. The first one is remembered before it can be lost.
+
+        Raises:
+            StoreUnavailable, NotProtected: it was never seen.
+        """
+        found = self.pointer.read()
+        if found is not None:
+            return found
+        database = self._configured.database
+        engine = open_engine(database)
+        try:
+            seen = identity(engine, self.region)
+        finally:
+            engine.dispose()
+        pointer = Pointer(store=seen.id, epoch=seen.epoch, database=database)
+        self.pointer.move(pointer)
+        return pointer
+
+    def snapshotter(self) -> Snapshotter:
+        """See `activities.recovery.Follower`."""
+        with self._lock:
+            shipper = self._follow()
+            return Snapshotter(shipper.engine, shipper)
+
+    def round(self) -> None:
+        """Ship what there is, measure what there is not, fence what was the primary before."""
+        with self._lock:
+            shipper = self._follow()
+            self._keys.take_over()
+            if shipper.ship_all():
+                self._keys.back_up()
+            lag = shipper.lag()
+        LAG.labels(self.region).set(lag.seconds)
+        LAG_CHANGES.labels(self.region).set(lag.changes)
+        BROKEN.labels(self.region).set(0)
+        self._fence_former()
+
+    def run(self, stopping: threading.Event) -> None:
+        """Ship until told to stop; what goes wrong is said once, and tried again."""
+        said = ""
+        while not stopping.is_set():
+            try:
+                self.round()
+                said = ""
+            except (ChangelogBroken, HeadRefused) as error:
+                BROKEN.labels(self.region).set(1)
+                said = _say(said, f"region {self.region}: the backup cannot go on: {error}")
+            except _LATER as error:
+                said = _say(said, f"region {self.region}: the backup waits: {error}")
+            stopping.wait(self._every)
+        with self._lock:
+            self._close()
+
+    def _follow(self) -> Shipper:
+        """The shipper of the primary as it is now."""
+        primary = self.primary()
+        if self._shipper is None or self._following != primary.store:
+            self._close()
+            engine = _opened(primary.database)
+            seen = identity(engine, self.region)
+            if seen.id != primary.store:
+                engine.dispose()
+                raise NotProtected(
+                    f"the database is store {seen.id}, the primary is {primary.store}: restore it"
+                )
+            self._tree = StateTree(self._work / f"{primary.store}.tree")
+            self._shipper = Shipper(
+                engine,
+                self.region,
+                self.objects,
+                self._tree,
+                self.key,
+                self.witness,
+                self.seals.seal,
+            )
+            self._following = primary.store
+        return self._shipper
+
+    def _fence_former(self) -> None:
+        primary = self.primary()
+        for database in primary.former:
+            if database not in self._fenced:
+                with contextlib.suppress(StoreUnavailable, NotProtected):
+                    fence_store(database, self.region, primary.epoch)
+                    self._fenced.add(database)
+
+    def _close(self) -> None:
+        if self._tree is not None:
+            self._tree.close()
+        if self._shipper is not None:
+            self._shipper.engine.dispose()
+        self._tree = self._shipper = None
+
+
+def open_objects(backup: BackupAddress) -> ObjectStore:
+    """The object store that the addresses name."""
+    if not backup.objects.startswith("gs://"):
+        return LocalObjects(Path(backup.objects))
+    return GcsObjects(backup.objects.removeprefix("gs://"), endpoint=backup.objects_endpoint)
+
+
+def _opened(database: str) -> Engine:
+    """An engine on a database that is there: SQLite would make a new one in place of a lost one."""
+    if database.startswith("sqlite:///"):
+        path = Path(database.removeprefix("sqlite:///"))
+        if not path.exists():
+            raise StoreUnavailable("unreachable", f"{path} is not there")
+    return open_engine(database)
+
+
+def _say(said: str, words: str) -> str:
+    if words != said:
+        log.error("%s", words)
+    return words

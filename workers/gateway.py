@@ -1,0 +1,18 @@
+"""The gateway's process. `python -m workers gateway eu`."""
+
+from gateway.serve import run_gateway
+from workers.primary import end_when_primary_changes, require_primary
+from workers.settings import load_region
+
+
+def serve_gateway(regions: list[str]) -> int:
+    """Serve the regions' KV and routes until told to stop, or until one has another primary.
+
+    Raises:
+        SettingsError: a region's addresses are wrong, or its store is lost.
+    """
+    addresses = [load_region(region) for region in regions]
+    for each in addresses:
+        require_primary(each)
+    end_when_primary_changes(regions)
+    return run_gateway(addresses)

@@ -1,0 +1,171 @@
+"""`RestoreRegion`: bring a region's store back to what was signed, or say what is missing."""
+
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ActivityError, ApplicationError
+
+from models.recovery import (
+    BuildStore,
+    GapDecision,
+    Published,
+    PublishStore,
+    RestorePhase,
+    RestoreRequest,
+    RestoreStatus,
+)
+from models.restore import RestoreReport
+from workflows.journey import STATE
+from workflows.regions import plain_words
+
+BUILD = timedelta(hours=6)
+HEARTBEAT = timedelta(seconds=60)
+PERSISTENT = RetryPolicy(
+    initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1)
+)
+PATIENCE = timedelta(days=7)
+"""How long a person has to decide about a gap."""
+
+_Result = TypeVar("_Result")
+
+
+@workflow.defn(name="RestoreRegion")
+class RestoreRegion:
+    """One restore. The store that it builds is nobody's primary before everything is proved."""
+
+    @workflow.init
+    def __init__(self, request: RestoreRequest) -> None:
+        self._request = request
+        self._given_up: GapDecision | None = None
+        self._status = RestoreStatus(
+            region=workflow.info().namespace, state="restoring", started=workflow.now()
+        )
+
+    @workflow.run
+    async def run(self, request: RestoreRequest) -> RestoreStatus:
+        restored = workflow.uuid4().hex
+        try:
+            await self._restore(request, restored)
+        except ActivityError as error:
+            await self._discard(restored)
+            self._enter("failed", plain_words(error))
+            raise ApplicationError(
+                self._status.why, self._status, type="RestoreFailed", non_retryable=True
+            ) from error
+        self._status.ended = workflow.now()
+        return self._status
+
+    @workflow.query
+    def status(self) -> RestoreStatus:
+        """How far it is."""
+        return self._status
+
+    @workflow.update
+    async def accept_gap(self, decision: GapDecision) -> RestoreStatus:
+        """Publish although changes are missing; the certificate names them and who said so."""
+        self._status.accepted = decision
+        await workflow.wait_condition(lambda: self._status.state != "waiting")
+        return self._status
+
+    @workflow.update
+    async def give_up(self, decision: GapDecision) -> RestoreStatus:
+        """Publish nothing; what was built is thrown away."""
+        self._given_up = decision
+        await workflow.wait_condition(lambda: self._status.state != "waiting")
+        return self._status
+
+    @accept_gap.validator
+    def _may_accept(self, decision: GapDecision) -> None:
+        self._must_wait()
+
+    @give_up.validator
+    def _may_give_up(self, decision: GapDecision) -> None:
+        self._must_wait()
+
+    def _must_wait(self) -> None:
+        if self._status.state != "waiting":
+            raise ApplicationError(f"the restore is {self._status.state}: nothing is to decide")
+
+    async def _restore(self, request: RestoreRequest, restored: str) -> None:
+        self._enter("restoring")
+        build = BuildStore(request=request, restored=restored, workflow=workflow.info().workflow_id)
+        report = await _activity(
+            "build_store", build, RestoreReport, "restore beside the store, and prove it", BUILD
+        )
+        self._status.report = report
+        if request.dry_run:
+            await self._discard(restored)
+            self._enter("proved" if report.complete else "failed", _missing(report))
+            return
+        if not report.complete and not await self._somebody_accepts(report):
+            await self._discard(restored)
+            self._enter("given up", _missing(report))
+            return
+        self._enter("publishing")
+        publish = PublishStore(
+            report=report,
+            restored=restored,
+            actor=request.actor,
+            reason=request.reason,
+            accepted=self._status.accepted,
+            workflow=workflow.info().workflow_id,
+        )
+        self._status.published = await _activity(
+            "publish_store", publish, Published, "make it the primary", timedelta(minutes=5)
+        )
+        self._enter("published", _missing(report))
+
+    async def _somebody_accepts(self, report: RestoreReport) -> bool:
+        self._enter("waiting", f"{_missing(report)}; `accept_gap` or `give_up`")
+        try:
+            await workflow.wait_condition(
+                lambda: self._status.accepted is not None or self._given_up is not None,
+                timeout=PATIENCE,
+            )
+        except TimeoutError:
+            return False
+        return self._given_up is None
+
+    async def _discard(self, restored: str) -> None:
+        await _activity("discard_store", restored, bool, "throw away", timedelta(minutes=5))
+
+    def _enter(self, state: RestorePhase, why: str = "") -> None:
+        self._status.state, self._status.why = state, why
+        workflow.upsert_search_attributes([STATE.value_set(state)])
+        lines = [f"**{state}**{': ' + why if why else ''}"]
+        if (report := self._status.report) is not None:
+            lines += [
+                f"- {report.documents} documents, {report.changes_applied} changes after "
+                f"snapshot {report.base_seq}",
+                f"- reached {report.reached_seq} of {report.target_seq}; signed head "
+                f"{report.expected_seq}",
+                f"- state root `{report.state_root[:16]}`",
+                *(f"- {phase.name}: {phase.seconds:.2f} s" for phase in report.phases),
+                *(f"- {finding.where}: {finding.what}" for finding in report.findings),
+            ]
+        workflow.set_current_details("\n".join(lines))
+
+
+async def _activity(
+    name: str, argument: Any, result: type[_Result], summary: str, limit: timedelta
+) -> _Result:
+    found: _Result = await workflow.execute_activity(
+        name,
+        argument,
+        result_type=result,
+        summary=summary,
+        start_to_close_timeout=limit,
+        heartbeat_timeout=HEARTBEAT if limit == BUILD else None,
+        retry_policy=PERSISTENT,
+    )
+    return found
+
+
+def _missing(report: RestoreReport) -> str:
+    if report.gap is not None:
+        gap = report.gap
+        return f"changes {gap.first} to {gap.last} are missing: {gap.why}"
+    lost = report.receipts_expected - report.receipts
+    return f"{lost} receipts that were signed are missing" if lost > 0 else ""
