@@ -15,24 +15,27 @@ import hashlib
 import hmac
 import os
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from stores.tenant_keys import NONCE_BYTES, TenantKeys
+from stores.tenant_keys import NONCE_BYTES, TenantKeyError, TenantKeys
 
 FRESH_S = 5.0
 """How long a key is used without asking the database whether it was destroyed."""
 OVERHEAD = 1 + 16 + NONCE_BYTES + 16
 """Bytes that sealing adds."""
 
+BATCH = 10_000
+"""Tenants whose keys are kept ready, a few KB each; with one more, all are forgotten."""
+
 _VERSION = b"\x01"
 _SALT = slice(1, 17)
 _NONCE = slice(17, 17 + NONCE_BYTES)
 _BODY = slice(17 + NONCE_BYTES, None)
 _CONTEXT = b"chainring/envelope/1\0"
-_MOST_TENANTS = 10_000  # ciphers kept; a few KB each
 _MOST_SALTS = 1_000
 
 
@@ -106,26 +109,55 @@ class Envelopes:
         self._sealers.pop(tenant_id, None)
         self._openers.pop(tenant_id, None)
 
+    def prepare(self, tenant_ids: Collection[str], *, sealing: bool) -> None:
+        """Have the keys of a batch of at most `BATCH` tenants ready, by a few statements.
+
+        It is for speed only; what is missing or destroyed is told by `seal` and `open`.
+
+        Args:
+            sealing: make the keys that are missing.
+
+        Raises:
+            KeyDamaged: one cannot be unwrapped.
+        """
+        until = time.monotonic() + FRESH_S  # from before the keys are read
+        if max(len(self._sealers), len(self._openers)) + len(tenant_ids) > BATCH:
+            self._sealers.clear()  # at once, or it would happen in the middle of this batch
+            self._openers.clear()
+        for tenant_id, key in self._keys.load(tenant_ids, make=sealing).items():
+            if sealing:
+                self._keep_sealer(tenant_id, key, until)
+            else:
+                self._keep_opener(tenant_id, key, until)
+
     def _sealer(self, tenant_id: str) -> _Sealer:
-        self._sealers.pop(tenant_id, None)
-        until = time.monotonic() + FRESH_S  # from before the key is read
-        key, salt = self._keys.key(tenant_id), os.urandom(16)
-        if len(self._sealers) >= _MOST_TENANTS:
+        self._sealers.pop(tenant_id, None)  # gone also if the key is
+        until = time.monotonic() + FRESH_S
+        return self._keep_sealer(tenant_id, self._keys.key(tenant_id), until)
+
+    def _keep_sealer(self, tenant_id: str, key: bytes, until: float) -> _Sealer:
+        if len(self._sealers) >= BATCH:
             self._sealers.clear()
+        salt = os.urandom(16)
         sealer = _Sealer(_cipher(key, salt), _VERSION + salt, _bound(tenant_id), until)
         self._sealers[tenant_id] = sealer
         return sealer
 
     def _opener(self, tenant_id: str) -> _Opener:
-        known = self._openers.pop(tenant_id, None)
         until = time.monotonic() + FRESH_S
-        key = self._keys.find(tenant_id)
-        if len(self._openers) >= _MOST_TENANTS:
+        try:
+            key = self._keys.find(tenant_id)
+        except TenantKeyError:
+            self._openers.pop(tenant_id, None)
+            raise
+        return self._keep_opener(tenant_id, key, until)
+
+    def _keep_opener(self, tenant_id: str, key: bytes, until: float) -> _Opener:
+        known = self._openers.pop(tenant_id, None)
+        if len(self._openers) >= BATCH:
             self._openers.clear()
-        opener = _Opener(key, _bound(tenant_id), until)
-        if known is not None and known.key == key:
-            opener.ciphers = known.ciphers
-        self._openers[tenant_id] = opener
+        ciphers = known.ciphers if known is not None and known.key == key else {}
+        opener = self._openers[tenant_id] = _Opener(key, _bound(tenant_id), until, ciphers)
         return opener
 
 

@@ -10,7 +10,7 @@ that is replaced, never retained: an older one is a copy of the keys destroyed s
 import base64
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -157,6 +157,32 @@ class TenantKeys:
             raise KeyMissing(f"tenant {tenant_id}: has no key in this region")
         return self._unwrapped(row)
 
+    def load(self, tenant_ids: Collection[str], *, make: bool) -> dict[str, bytes]:
+        """The keys of many tenants at once; those that are missing or destroyed are left out.
+
+        Args:
+            make: make what is missing, in one transaction.
+
+        Raises:
+            KeyDamaged: one cannot be unwrapped.
+        """
+        names = sorted({_checked(each) for each in tenant_ids})
+        with read(self._engine) as connection:
+            rows = self._rows(connection, names)
+        if make and len(rows) < len(names):
+            with write(self._engine, lock=_LOCK) as connection:
+                rows = self._rows(connection, names)
+                now = self._clock()
+                new = [
+                    self._new(each, os.urandom(KEY_BYTES), now)
+                    for each in names
+                    if each not in rows
+                ]
+                if new:
+                    connection.execute(insert(_KEYS), new)
+                rows = self._rows(connection, names)
+        return {name: self._unwrapped(row) for name, row in rows.items() if row.wrapped is not None}
+
     def destroy(self, tenant_id: str) -> datetime:
         """Destroy the tenant's key for ever, or forbid that there ever is one.
 
@@ -218,19 +244,24 @@ class TenantKeys:
     def _bury(self, connection: Connection, tombstones: list[dict[str, Any]]) -> None:
         if connection.dialect.name == "sqlite":
             connection.exec_driver_sql("PRAGMA secure_delete = ON")  # zero what the row held
-        for some in _slices(tombstones):
-            names = [each["tenant"] for each in some]
-            query = select(_KEYS.c.tenant, _KEYS.c.wrapped).where(_KEYS.c.tenant.in_(names))
-            there = {row.tenant: row.wrapped for row in connection.execute(query)}
-            for each in some:
-                tenant, at = each["tenant"], each["at"]
-                if tenant not in there:
-                    dead = {"wrapped": None, "created_at": at, "destroyed_at": at}
-                    row = {"tenant": tenant, "region_key": self._region_key.id, **dead}
-                    connection.execute(insert(_KEYS), row)
-                elif there[tenant] is not None:
-                    at_tenant = update(_KEYS).where(_KEYS.c.tenant == tenant)
-                    connection.execute(at_tenant.values(wrapped=None, destroyed_at=at))
+        there = self._rows(connection, [each["tenant"] for each in tombstones])
+        for each in tombstones:
+            tenant, at = each["tenant"], each["at"]
+            if tenant not in there:
+                dead = {"wrapped": None, "created_at": at, "destroyed_at": at}
+                row = {"tenant": tenant, "region_key": self._region_key.id, **dead}
+                connection.execute(insert(_KEYS), row)
+            elif there[tenant].wrapped is not None:
+                at_tenant = update(_KEYS).where(_KEYS.c.tenant == tenant)
+                connection.execute(at_tenant.values(wrapped=None, destroyed_at=at))
+
+    def _rows(self, connection: Connection, tenant_ids: list[str]) -> dict[str, Any]:
+        found = {}
+        for start in range(0, len(tenant_ids), _PER_STATEMENT):
+            some = tenant_ids[start : start + _PER_STATEMENT]
+            query = select(_KEYS).where(_KEYS.c.tenant.in_(some))
+            found.update({row.tenant: row for row in connection.execute(query)})
+        return found
 
     def _row(self, connection: Connection, tenant_id: str) -> Any:
         return connection.execute(select(_KEYS).where(_KEYS.c.tenant == tenant_id)).first()
@@ -279,8 +310,3 @@ def _parsed(document: bytes) -> dict[str, list[dict[str, Any]]]:
         return {"keys": found["keys"], "destroyed": found["destroyed"]}
     except (CanonicalError, KeyError, TypeError, ValueError) as error:
         raise KeyDamaged(f"key backup: {error}") from None
-
-
-def _slices(items: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    for start in range(0, len(items), _PER_STATEMENT):
-        yield items[start : start + _PER_STATEMENT]

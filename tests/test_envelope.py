@@ -119,7 +119,7 @@ def test_salts_change_and_old_ones_open(keys, envelopes, monkeypatch):
 
 
 def test_more_tenants_than_are_kept(envelopes, monkeypatch):
-    monkeypatch.setattr(stores.envelope, "_MOST_TENANTS", 2)
+    monkeypatch.setattr(stores.envelope, "BATCH", 2)
     sealed = {f"t{n}": envelopes.seal(f"t{n}", b"%d" % n, b"") for n in range(6)}
     assert [envelopes.open(tenant, each, b"") for tenant, each in sealed.items()] == [
         b"%d" % n for n in range(6)
@@ -149,3 +149,25 @@ def test_bulk_is_fast(envelopes):
     print(f"100,000 documents of 500 B: sealed in {sealing:.2f}, opened in {opening:.2f} CPU s")
     assert sealing < 1.5  # CPU seconds: others may be using the machine
     assert opening < 1.5
+
+
+def test_many_tenants_are_prepared_at_once(keys, envelopes):
+    names = [f"t{number}" for number in range(3000)]
+    keys.destroy("t7")
+    keys.key("t8")
+    began = time.process_time()
+    envelopes.prepare(names, sealing=True)
+    sealed = {each: envelopes.seal(each, b"x", b"") for each in names if each != "t7"}
+    others = Envelopes(keys)
+    others.prepare(names, sealing=False)
+    assert all(others.open(each, data, b"") == b"x" for each, data in sealed.items())
+    assert time.process_time() - began < 2
+    for act in (lambda: envelopes.seal("t7", b"x", b""), lambda: others.open("t7", b"x", b"")):
+        with pytest.raises(KeyDestroyed):
+            act()
+
+
+def test_opening_prepares_no_key_that_is_missing(keys, envelopes):
+    envelopes.prepare(["acme"], sealing=False)
+    with pytest.raises(KeyMissing):
+        keys.find("acme")
