@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from sqlalchemy import Engine
 from temporalio import activity
 
 from activities.errors import final_errors
@@ -26,12 +27,19 @@ from stores.keys import SigningKey
 from stores.ledger import Ledger
 from stores.objects import ObjectStore
 from stores.pointer import Pointer, PrimaryPointer
+from stores.processes import ProcessStore
+from stores.region_state import jump_generation
 from stores.restore import Restorer, Target
 from stores.restore_plan import BackupReader, NothingToRestore
 from stores.restore_target import create_target, drop_target, target_url, without_password
+from stores.shards import ShardStore
 from stores.snapshots import Snapshotter
-from stores.sql import StoreUnavailable, open_engine, open_scratch, settle
+from stores.sql import StoreUnavailable, open_engine, open_scratch, settle, write
 from stores.witness import Witness
+
+ROUTES_AHEAD = 100_000
+"""The lost store may have published routes that its backup does not know: count on far above them,
+or the routes of the restored one would pass for old."""
 
 
 class Follower(Protocol):
@@ -178,10 +186,22 @@ class RecoveryActivities:
         )
         engine = open_engine(url)
         try:
-            head = Ledger(engine, self._region).head()
-            Ledger(engine, self._region, epoch=head.epoch).append([draft])
+            ledger = Ledger(engine, self._region, epoch=Ledger(engine, self._region).head().epoch)
+            if ledger.find(draft.idempotency_key) is None:
+                _put_to_work(engine, self._region, ledger)
+            ledger.append([draft])
         finally:
             engine.dispose()
+
+
+def _put_to_work(engine: Engine, region: str, ledger: Ledger) -> None:
+    """Bring what is not in a backup in line with what is: processes, and the count of routes."""
+    shards = ShardStore(engine, ledger, region)
+    processes = ProcessStore(engine)
+    for release in shards.active_releases():
+        processes.want(release)
+    with write(engine) as connection:
+        jump_generation(connection, region, ROUTES_AHEAD)
 
 
 def fence_store(database: str, region: str, epoch: int) -> None:

@@ -30,7 +30,7 @@ import zstandard
 
 from models.canonical import canonical
 from models.changelog import CORE, Change, Entry, read_cores
-from models.documents import BY_CODE, document_digest, key_digest, tenant_of_key
+from models.documents import NAMES, TENANT_OWNED, document_digest, key_digest, tenant_of_key
 
 MAGIC = b"CRBACK\x00\x01"
 LEVEL = 3
@@ -140,8 +140,8 @@ def encode_chunk(header: dict[str, Any], rows: Sequence[ChunkRow], seal: Seal) -
 
 def tenant_of(entry: Entry) -> str:
     """Whose key seals the entry's document; empty: the region's own."""
-    collection = BY_CODE[entry.change.collection]
-    return tenant_of_key(entry.key) if collection.tenant_owned else ""
+    owned = NAMES[entry.change.collection] in TENANT_OWNED
+    return tenant_of_key(entry.key) if owned else ""
 
 
 def _encode(
@@ -202,10 +202,10 @@ def decode(data: bytes) -> BackupFile:
 
 def _check(entry: Entry) -> None:
     change = entry.change
-    collection = BY_CODE.get(change.collection)
-    if collection is None:
+    name = NAMES.get(change.collection)
+    if name is None:
         raise BackupDamaged(f"change {change.seq}: there is no collection {change.collection}")
-    if key_digest(collection.name, entry.key) != change.key:
+    if key_digest(name, entry.key) != change.key:
         raise BackupDamaged(f"change {change.seq}: another document than its core names")
     if entry.image is not None and document_digest(entry.image) != change.after:
         raise BackupDamaged(f"change {change.seq}: its content does not match its digest")

@@ -20,10 +20,10 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from models.documents import BY_NAME
 from models.restore import Goal, RestoreReport
 from stores.bulk import insert_rows
 from stores.changelog import identity, protect
+from stores.collections import BY_NAME
 from stores.keys import SigningKey, ensure_key
 from stores.kv import TenantKV, value_digest
 from stores.objects_local import LocalObjects

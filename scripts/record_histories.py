@@ -17,6 +17,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from restore_harness import QUEUE, lose_a_segment, recovery_worker, until_restore
 from rollout_harness import (
     CONTROL_QUEUE,
     REGIONS,
@@ -35,6 +36,7 @@ from vulnerability_harness import directory, osv
 
 from models.ids import short
 from models.production import ProductionState
+from models.recovery import GapDecision, SnapshotRequest
 
 HISTORIES = ROOT / "tests" / "histories"
 Scenario = Callable[[Plane, Fleet], Awaitable[dict[str, Any]]]
@@ -205,9 +207,33 @@ async def _start(plane: Plane, workflow: str, workflow_id: str, request: object)
     )
 
 
+async def restored(plane: Plane, _fleet: Fleet) -> dict[str, Any]:
+    """A store is snapshotted and restored; then a gap waits for a word."""
+    with tempfile.TemporaryDirectory() as directory:
+        async with recovery_worker(Path(directory), plane.client) as recovery:
+            recovery.backup.work(10)
+            recovery.backup.snapshot()
+            recovery.backup.work(5)
+            recovery.backup.ship()
+            taken = await plane.client.start_workflow(
+                "SnapshotRegion", SnapshotRequest(), id="snapshot/eu/1", task_queue=QUEUE
+            )
+            await taken.result()
+            recovery.close()
+            recovery.backup.work(5)
+            recovery.backup.ship()
+            lose_a_segment(recovery)
+            waiting = await recovery.start()
+            await until_restore(waiting, "waiting")
+            decision = GapDecision(actor="bo", reason="lost with the bucket")
+            await waiting.execute_update("accept_gap", decision)
+            await waiting.result()
+            return {"snapshot-region": taken, "restore-region": waiting}
+
+
 SCENARIOS: list[Scenario] = [
     *(completed, steered, rolled_back, cancelled, skipped, waited, verified),
-    *(broken_glass, incident, production),
+    *(broken_glass, incident, production, restored),
 ]
 
 

@@ -18,9 +18,10 @@ from sqlalchemy import (
 )
 
 from models.changelog import ABSENT, ENDS, Change, ChangelogBroken, Entry, Op
-from models.documents import BY_CODE, document_digest, key_digest
+from models.documents import document_digest, key_digest
 from models.tables_backup import ChangelogRow, StoreIdentityRow
 from stores.changelog_sql import removal_sql, trigger_digest, trigger_sql
+from stores.collections import BY_CODE
 from stores.sql import create_all, read, table, write
 
 _CHANGES = table(ChangelogRow)

@@ -11,7 +11,7 @@ from sqlalchemy import Column, DateTime, LargeBinary
 from sqlalchemy.sql.sqltypes import Boolean
 
 from models.changelog import Op
-from models.documents import COLLECTIONS, Collection, is_text
+from stores.collections import COLLECTIONS, Collection, is_text
 
 FENCED = "this store is fenced: the region has another primary"
 FENCED_STATE = "CR001"

@@ -8,8 +8,8 @@ from sqlalchemy import Boolean, Connection, DateTime
 
 from models.backup_file import BackupDamaged
 from models.changelog import ABSENT, Entry
-from models.documents import BY_CODE, COLLECTIONS, Collection
 from stores.bulk import insert_rows
+from stores.collections import BY_CODE, COLLECTIONS, Collection
 
 Row = Sequence[Any]
 _TIME = "%Y-%m-%d %H:%M:%S.%f"

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
-from models.documents import Collection
 from stores.changelog_sql import image_sql, key_sql, row_sql
+from stores.collections import Collection
 
 AT_ONCE = 2_000
 """Rows that are fetched together, so that memory does not grow with the table."""

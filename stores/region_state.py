@@ -55,6 +55,12 @@ def bump_generation(connection: Connection, region: str, *, tenants: bool) -> in
     return generation
 
 
+def jump_generation(connection: Connection, region: str, ahead: int) -> None:
+    """Count on from far above, after a restore: tenants and shards may both have changed."""
+    generation = region_state(connection, region).generation + ahead
+    _set(connection, region, generation=generation, placement=generation)
+
+
 def accept_epoch(connection: Connection, region: str, epoch: int) -> None:
     """Fence: refuse ``epoch`` if a higher one was accepted, and remember it.
 

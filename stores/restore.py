@@ -18,10 +18,11 @@ from sqlalchemy import Connection, Engine, func, select
 
 from models.changelog import ABSENT
 from models.checkpoint import Checkpoint
-from models.documents import COLLECTIONS, SCHEMA_VERSION, Collection
+from models.documents import SCHEMA_VERSION
 from models.restore import Gap, Goal, Phase, RestoreReport
 from stores.chain_check import check_ledger
 from stores.changelog import StoreIdentity, adopt
+from stores.collections import COLLECTIONS, Collection
 from stores.document_scan import Stored, scan
 from stores.leaf_spool import LeafSpool
 from stores.ledger import Ledger

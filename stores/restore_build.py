@@ -11,9 +11,10 @@ from sqlalchemy import Engine
 
 from models.backup_file import BackupDamaged, Unseal, decode
 from models.changelog import Change, Entry
-from models.documents import BY_CODE, COLLECTIONS, key_digest
+from models.documents import key_digest
 from models.manifest import ChunkRef, Manifest
 from models.restore import Goal
+from stores.collections import BY_CODE, COLLECTIONS
 from stores.document_load import Row, load_rows, replay, row_of
 from stores.leaf_spool import LeafSpool
 from stores.objects import ObjectStore

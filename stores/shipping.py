@@ -18,10 +18,11 @@ from models.backup_file import Seal, decode, encode_segment
 from models.canonical import canonical
 from models.changelog import CHAIN_START, ChangelogBroken, Entry
 from models.checkpoint import Checkpoint
-from models.documents import COLLECTIONS, SCHEMA_VERSION, document_digest, key_digest
+from models.documents import SCHEMA_VERSION, document_digest, key_digest
 from models.manifest import read_manifest
 from stores.backup_layout import manifests, segment_name, segments, store_name
 from stores.changelog import changes_after, forget_changes, identity, last_seq, waiting
+from stores.collections import COLLECTIONS
 from stores.document_scan import scan_images
 from stores.keys import SigningKey
 from stores.objects import ObjectExists, ObjectStore

@@ -16,17 +16,11 @@ from sqlalchemy import Connection, Engine
 
 from models.backup_file import ChunkRow, encode_chunk
 from models.changelog import ABSENT, Change, Op
-from models.documents import (
-    COLLECTIONS,
-    SCHEMA_VERSION,
-    Collection,
-    document_digest,
-    key_digest,
-    tenant_of_key,
-)
+from models.documents import SCHEMA_VERSION, document_digest, key_digest, tenant_of_key
 from models.manifest import ChunkRef, Manifest
 from stores.backup_layout import chunk_name, manifest_name
 from stores.changelog import identity_in, last_seq
+from stores.collections import COLLECTIONS, Collection
 from stores.document_scan import Stored, scan
 from stores.leaf_spool import LeafSpool
 from stores.ledger import Ledger

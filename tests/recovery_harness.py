@@ -12,10 +12,10 @@ from postgres import fresh_database
 from sqlalchemy import Engine
 
 from models.backup_file import BackupDamaged
-from models.documents import COLLECTIONS
 from models.receipts import Draft
 from models.restore import Goal, RestoreReport
 from stores.changelog import identity, protect
+from stores.collections import COLLECTIONS
 from stores.document_scan import scan_images
 from stores.keys import SigningKey, ensure_key
 from stores.kv import TenantKV

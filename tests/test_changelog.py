@@ -7,7 +7,7 @@ from recovery_harness import REGION, documents
 from sqlalchemy import Engine, delete, text
 
 from models.changelog import ABSENT, ChangelogBroken, Op
-from models.documents import BY_NAME, COLLECTIONS, DocumentError, document_digest
+from models.documents import DocumentError, document_digest
 from models.receipts import Draft
 from models.seeding import FleetLayout
 from stores.changelog import (
@@ -19,6 +19,7 @@ from stores.changelog import (
     protect,
     waiting,
 )
+from stores.collections import BY_NAME, COLLECTIONS
 from stores.fleet import Asked, FleetStore
 from stores.kv import TenantKV
 from stores.ledger import Ledger

@@ -15,6 +15,7 @@ from temporalio.worker import Replayer, UnsandboxedWorkflowRunner, WorkflowRunne
 
 from workers.control import CONTROL_WORKFLOWS
 from workers.process import sandbox
+from workers.recovery import RECOVERY_WORKFLOWS
 from workflows.region import REGION_WORKFLOWS
 from workflows.rings import stage_everywhere
 
@@ -33,7 +34,7 @@ def _workflow_type(history: WorkflowHistory) -> str:
 
 async def _replay(path: Path, runner: WorkflowRunner | None = None) -> Exception | None:
     replayer = Replayer(
-        workflows=[*CONTROL_WORKFLOWS, *REGION_WORKFLOWS],
+        workflows=[*CONTROL_WORKFLOWS, *REGION_WORKFLOWS, *RECOVERY_WORKFLOWS],
         workflow_runner=runner or sandbox(),
         data_converter=pydantic_data_converter,
         workflow_failure_exception_types=[pydantic.ValidationError],
@@ -51,7 +52,7 @@ def test_every_workflow_has_a_recorded_history() -> None:
     recorded = {_workflow_type(_history(path)) for path in HISTORIES}
     assert recorded == {
         workflow._Definition.must_from_class(each).name
-        for each in [*CONTROL_WORKFLOWS, *REGION_WORKFLOWS]
+        for each in [*CONTROL_WORKFLOWS, *REGION_WORKFLOWS, *RECOVERY_WORKFLOWS]
     }
 
 

@@ -1,6 +1,7 @@
 """Ship, snapshot, restore: what comes back is what was signed, or the restore says what is not."""
 
 import random
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -104,6 +105,7 @@ def test_a_time_is_a_goal(backup: Backup, target: Engine) -> None:
     backup.work(5)
     backup.ship()
     then, at = backup.documents(), datetime.now(UTC)
+    time.sleep(0.01)  # a change's time is in whole milliseconds
     TenantKV(backup.engine, "acme").put("late", b"1")
     backup.ship()
     report = backup.restore(target, Goal(at=at))

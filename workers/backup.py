@@ -12,9 +12,11 @@ from activities.recovery import RecoveryActivities, fence_store
 from models.addresses import BackupAddress, RegionAddresses
 from models.changelog import ChangelogBroken
 from models.config import load_config
+from stores.backup_layout import manifests
 from stores.changelog import NotProtected, identity
 from stores.checkpoints import CheckpointFiles, default_directory
 from stores.envelope import Envelopes
+from stores.key_backup import KeyBackup
 from stores.keys import load_key
 from stores.objects import ObjectError, ObjectStore
 from stores.objects_gcs import GcsObjects
@@ -22,7 +24,7 @@ from stores.objects_local import LocalObjects
 from stores.pointer import Pointer, PrimaryPointer
 from stores.sealing import BackupSeals
 from stores.shipping import Shipper
-from stores.snapshots import Snapshotter
+from stores.snapshots import SnapshotMismatch, Snapshotter
 from stores.sql import StoreUnavailable, create_all, open_engine
 from stores.state_tree import StateTree
 from stores.tenant_keys import TenantKeys, ensure_region_key
@@ -62,6 +64,7 @@ class RegionBackup:
         self.seals = BackupSeals(Envelopes(self._keys.keys), region_key)
         self._every = load_config(addresses.config.read_text()).backup.changelog_interval_seconds
         self._fenced: set[str] = set()
+        self._based: set[str] = set()
         self._tree: StateTree | None = None
         self._following = ""
         self._shipper: Shipper | None = None
@@ -114,6 +117,7 @@ class RegionBackup:
             self._keys.take_over()
             if shipper.ship_all():
                 self._keys.back_up()
+            self._have_a_base(shipper)
             lag = shipper.lag()
         LAG.labels(self.region).set(lag.seconds)
         LAG_CHANGES.labels(self.region).set(lag.changes)
@@ -127,7 +131,7 @@ class RegionBackup:
             try:
                 self.round()
                 said = ""
-            except (ChangelogBroken, HeadRefused) as error:
+            except (ChangelogBroken, HeadRefused, SnapshotMismatch) as error:
                 BROKEN.labels(self.region).set(1)
                 said = _say(said, f"region {self.region}: the backup cannot go on: {error}")
             except _LATER as error:
@@ -160,6 +164,17 @@ class RegionBackup:
             )
             self._following = primary.store
         return self._shipper
+
+    def _have_a_base(self, shipper: Shipper) -> None:
+        """A new store has a snapshot at once: without one its changelog leads nowhere."""
+        store = self._following
+        if store in self._based:
+            return
+        if not any(True for _ in manifests(self.objects, self.region, store)):
+            made = Snapshotter(shipper.engine, shipper).snapshot()
+            self._keys.back_up()
+            log.info("region %s: first snapshot of store %s, %s", self.region, store, made.name)
+        self._based.add(store)
 
     def _fence_former(self) -> None:
         primary = self.primary()

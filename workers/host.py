@@ -23,8 +23,8 @@ from stores.sql import StoreUnavailable, create_all, open_engine
 from stores.unpack import remove_unpacked
 from workers.host_process import Seen, Site, Supervisor
 from workers.host_system import PortBook, kill_leftovers
-from workers.primary import end_when_primary_changes, require_primary
-from workers.settings import known_regions, load_region
+from workers.primary import require_primary
+from workers.settings import known_regions, load_region, primary_pointer
 
 POLL_S = 0.1
 
@@ -53,7 +53,6 @@ def run_host(regions: list[str]) -> int:
                 return 1
         for each in addresses:
             require_primary(each)
-        end_when_primary_changes([each.region for each in addresses])
         asyncio.run(_host(addresses))
     return 0
 
@@ -79,12 +78,11 @@ class _RegionHost:
         self, addresses: RegionAddresses, ports: PortBook, stopping: asyncio.Event
     ) -> None:
         self._region = addresses.region
-        self._engine = open_engine(addresses.database)
-        self._store = ProcessStore(self._engine)
+        self._reported: dict[str, tuple[int, Seen]] = {}
+        self._open(addresses.database)
         self._stopping = stopping
         self._changed = asyncio.Event()
         self._supervisors: dict[str, Supervisor] = {}
-        self._reported: dict[str, tuple[int, Seen]] = {}
         self._site = Site(
             region=addresses.region,
             host_id=_host_id(addresses.workdir),
@@ -93,7 +91,6 @@ class _RegionHost:
             ports=ports,
             policy=RestartPolicy(),
         )
-        self._ready = False
         self._trouble = ""
 
     async def run(self) -> None:
@@ -110,7 +107,21 @@ class _RegionHost:
         await asyncio.gather(*(each.wait() for each in self._supervisors.values()))
         await self._guarded(self._flush)
 
+    def _open(self, database: str) -> None:
+        """Work on this database from now on, and report to it all that there is to report."""
+        self._database = database
+        self._engine = open_engine(database)
+        self._store = ProcessStore(self._engine)
+        self._reported.clear()
+        self._ready = False
+
     async def _round(self) -> None:
+        primary = primary_pointer(self._region).read()
+        if primary is not None and primary.database != self._database:
+            # Another store took over. The processes go on: tenants of other regions, and of this
+            # one, shall not wait for a restart that changes nothing about them.
+            self._engine.dispose()
+            self._open(primary.database)
         if not self._ready:
             await asyncio.to_thread(create_all, self._engine)
             self._ready = True

@@ -155,6 +155,8 @@ def _show(found: tuple[str, RestoreStatus], as_json: bool) -> None:
             rows += [[phase.name, f"{phase.seconds:.2f} s"] for phase in report.phases]
             rows += [[each.where, each.what] for each in report.findings]
         if status.published is not None:
-            rows.append(["primary now", f"{status.published.store} (epoch {status.published.epoch})"])
+            rows.append(
+                ["primary now", f"{status.published.store} (epoch {status.published.epoch})"]
+            )
         emit_table(["what", "value"], rows)
     raise typer.Exit(OK if status.state in GOOD else NEGATIVE)
