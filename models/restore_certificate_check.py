@@ -8,6 +8,7 @@ region's word, bounded by the rest.
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import NamedTuple, NoReturn
@@ -93,8 +94,9 @@ def verify_certificate(
             ``wrong-sequence``, ``wrong-goal``, ``wrong-evidence``, ``wrong-gap``,
             ``wrong-receipts``, ``wrong-times``, ``wrong-acceptance``, ``wrong-verdict``.
     """
-    payload, key = _open(data, keys)
-    statement = _statement(payload)
+    envelope = _envelope(data)
+    key = _signer(envelope, keys)
+    statement = _statement(envelope.payload)
     said = statement.predicate
     if key.name != origin(said.region):
         _refuse("unknown-key", "region", f"{said.region}, but {key.name} has signed")
@@ -129,26 +131,33 @@ def _shown(value: object) -> str:
 
 
 # --- Signature and form ---
-def _open(data: bytes, keys: Sequence[PublicKey]) -> tuple[bytes, PublicKey]:
-    """The payload and who signed it; nothing of the payload is read before."""
+def read_certificate(data: bytes) -> RestoreStatement:
+    """What a certificate says, whoever wrote it; raises `Refused` when it is none."""
+    return _statement(_envelope(data).payload)
+
+
+def _envelope(data: bytes) -> Envelope:
     try:
         read = read_object(data, what="certificate", max_bytes=MAX_BYTES)
         envelope = read_as(Envelope, read, what="certificate")
-        signature = only_signature(envelope)
+        only_signature(envelope)
     except EvidenceError as error:
         raise Refused("malformed", str(error)) from None
     _same("wrong-type", "payloadType", envelope.payload_type, IN_TOTO_TYPE)
+    return envelope
+
+
+def _signer(envelope: Envelope, keys: Sequence[PublicKey]) -> PublicKey:
+    """Whose key signed; nothing of the payload is read before."""
+    signature = only_signature(envelope)
     named = [key for key in keys if key_id(key) == signature.keyid]
     if not named:
         _refuse("unknown-key", "keyid", f"{signature.keyid or 'none'} is none of the given keys")
     for key in named:
-        try:
-            Ed25519PublicKey.from_public_bytes(key.raw).verify(
-                signature.sig, envelope.signed_bytes()
-            )
-        except InvalidSignature:
-            continue
-        return envelope.payload, key
+        with suppress(InvalidSignature):
+            public = Ed25519PublicKey.from_public_bytes(key.raw)
+            public.verify(signature.sig, envelope.signed_bytes())
+            return key
     _refuse("bad-signature", "signatures", f"that of {signature.keyid} does not verify")
 
 
