@@ -90,6 +90,8 @@ class RestorePredicate(_Part):
         reached_head: the note that signs the reached state; None when none does, and the state
             follows from signed ones by the chain.
         base_manifest, segments: the backup's objects, whose digests are in their names.
+        receipts_checkpoint: the newest note that the restore knew of the region's ledger, whose
+            receipts are expected; None where an older state was asked for, or none was known.
         erased: documents whose tenant's key is destroyed; the state root covers their digests.
         missing: changes that were signed and are not in the store.
         rpo_seconds: of the writes that may be lost; None when that cannot be told, or when an
@@ -116,6 +118,7 @@ class RestorePredicate(_Part):
     erased: Count
     receipts: Count
     receipts_expected: Count
+    receipts_checkpoint: Note | None
     last_change_at: AwareDatetime | None
     gap: Gap | None
     missing: Count
@@ -167,6 +170,7 @@ def restore_statement(
     state_root_expected: str | None,
     times: Times,
     code_version: str,
+    checkpoint: bytes | None = None,
     acceptance: Acceptance | None = None,
 ) -> RestoreStatement:
     """The statement of what a restore reached.
@@ -174,6 +178,7 @@ def restore_statement(
     Args:
         expected_head: the note that the restore was given.
         state_root_expected: what is signed for the reached change, if anything is.
+        checkpoint: the newest note of the region's ledger that the restore was given.
 
     Raises:
         pydantic.ValidationError: a field is not of its form; names it.
@@ -200,6 +205,7 @@ def restore_statement(
         erased=report.erased,
         receipts=report.receipts,
         receipts_expected=report.receipts_expected,
+        receipts_checkpoint=None if checkpoint is None else checkpoint.decode(),
         last_change_at=report.last_change_at,
         gap=report.gap,
         missing=missing,

@@ -107,9 +107,10 @@ def verify_certificate(
         reached = _head(said, said.reached_head.encode(), own, "reached_head")
     _check_subject(statement)
     _check_state(said, expected, reached)
-    _check_outside(said, expected, reached, own, heads)
+    receipts = _check_receipts(said, own)
+    known = _check_outside(said, expected, reached, receipts, own, heads)
     _check_goal(said, expected, reached)
-    _check_evidence(said)
+    _check_evidence(said, [expected, *known])
     _check_gap(said)
     _check_times(said)
     _check_verdict(said)
@@ -217,15 +218,20 @@ def _check_outside(
     said: RestorePredicate,
     expected: Checkpoint,
     reached: Checkpoint | None,
+    receipts: Checkpoint | None,
     keys: Sequence[PublicKey],
     heads: Sequence[bytes],
-) -> None:
-    """The region could sign a certificate about an old head; who knows a newer one, tells."""
+) -> list[Checkpoint]:
+    """The region could sign a certificate about an old head; who knows a newer one, tells.
+
+    Returns those of the source store.
+    """
+    found = []
     newest = max(head.size for head in (expected, reached) if head is not None)
     for number, note in enumerate(heads, 1):
         field = f"head {number}"
         if note.startswith(f"{origin(said.region)}\n".encode()):
-            _check_ledger(said, note, keys, field)
+            _check_ledger(said, _ledger(said, note, keys, field), receipts, field)
             continue
         head = _head(said, note, keys, field)
         if head.size > newest:
@@ -235,24 +241,55 @@ def _check_outside(
                 f"an outsider knows head {head.size}, the certificate is about {newest}",
             )
         for known in (expected, reached):
-            if known is not None and known.size == head.size and known != head:
-                _refuse("forked", field, f"another head of size {head.size} than the certificate's")
+            _check_fork(head, known, field)
         _check_against(said, head)
+        found.append(head)
+    return found
+
+
+def _check_receipts(said: RestorePredicate, keys: Sequence[PublicKey]) -> Checkpoint | None:
+    """The checkpoint in the certificate, which says how many receipts there must be."""
+    signed = None
+    if said.receipts_checkpoint is not None:
+        field = "receipts_checkpoint"
+        signed = _ledger(said, said.receipts_checkpoint.encode(), keys, field)
+        if not said.goal.is_head:
+            _refuse("wrong-receipts", field, "is there for an older state")
+    must = 0 if signed is None else signed.size
+    _same("wrong-receipts", "receipts_expected", said.receipts_expected, must)
+    if said.receipts > said.documents:
+        _refuse("wrong-receipts", "receipts", f"{said.receipts} in {said.documents} documents")
+    return signed
 
 
 def _check_ledger(
-    said: RestorePredicate, note: bytes, keys: Sequence[PublicKey], field: str
+    said: RestorePredicate, head: Checkpoint, known: Checkpoint | None, field: str
 ) -> None:
-    try:
-        size = open_checkpoint(note, keys).size
-    except Refused as refusal:
-        raise Refused(refusal.code, f"{field}: {refusal.detail}") from None
-    if said.goal.is_head and size > said.receipts_expected:
+    """What an outsider knows of the region's ledger; an older state owes it nothing."""
+    if said.goal.is_head and head.size > said.receipts_expected:
         _refuse(
             "newer-head",
             "receipts_expected",
-            f"an outsider knows {size} receipts, the certificate expects {said.receipts_expected}",
+            f"an outsider knows {head.size} receipts, the certificate expects "
+            f"{said.receipts_expected}",
         )
+    _check_fork(head, known, field)
+
+
+def _check_fork(head: Checkpoint, known: Checkpoint | None, field: str) -> None:
+    if known is not None and known.size == head.size and known != head:
+        _refuse("forked", field, f"another head of size {head.size} than the certificate's")
+
+
+def _ledger(
+    said: RestorePredicate, note: bytes, keys: Sequence[PublicKey], field: str
+) -> Checkpoint:
+    try:
+        head = open_checkpoint(note, keys)
+    except Refused as refusal:
+        raise Refused(refusal.code, f"{field}: {refusal.detail}") from None
+    _same("wrong-ledger", field, head.ledger, said.region)
+    return head
 
 
 # --- Goal and way ---
@@ -273,8 +310,12 @@ def _check_goal(said: RestorePredicate, expected: Checkpoint, reached: Checkpoin
         _refuse("wrong-sequence", "reached_seq", f"{said.reached_seq} is past {said.target_seq}")
 
 
-def _check_evidence(said: RestorePredicate) -> None:
-    """The named objects lead from the snapshot to the reached change without a hole."""
+def _check_evidence(said: RestorePredicate, heads: Sequence[Checkpoint]) -> None:
+    """The named objects lead from the snapshot to the reached change without a hole.
+
+    A segment's name holds half of the chain hash after it, which signed heads name too.
+    """
+    signed = {head.size: head.head[:32] for head in heads}
     place = f"{said.region}/{said.source_store}"
     base = _MANIFEST.fullmatch(said.base_manifest)
     if base is None or base[1] != place:
@@ -287,6 +328,7 @@ def _check_evidence(said: RestorePredicate) -> None:
         if segment.last < segment.first:
             _refuse("wrong-evidence", field, f"ends at {segment.last}, before it begins")
         first, last = segment.first, segment.last
+        _same("wrong-evidence", field, segment.chain, signed.get(last, segment.chain))
     if not first <= said.reached_seq <= last:
         where = f"{first} to {last}, of the last object"
         _refuse("wrong-evidence", "reached_seq", f"{said.reached_seq} is not within {where}")
@@ -322,6 +364,8 @@ def _check_gap(said: RestorePredicate) -> None:
 # --- Times and verdict ---
 def _check_times(said: RestorePredicate) -> None:
     times = said.times
+    if times.failed_over_at is not None and times.detected_at is None:
+        _refuse("wrong-times", "times.failed_over_at", "is there without detected_at")
     detected = times.detected_at or times.started_at
     order = (
         ("detected_at", detected, "started_at", times.started_at),
@@ -333,8 +377,6 @@ def _check_times(said: RestorePredicate) -> None:
     for earlier, start, later, end in order:
         if start is not None and end is not None and start > end:
             _refuse("wrong-times", f"times.{later}", f"{end} is before {earlier}, {start}")
-    if times.failed_over_at is not None and times.detected_at is None:
-        _refuse("wrong-times", "times.failed_over_at", "is there without detected_at")
     _same("wrong-times", "rto_seconds", said.rto_seconds, times.rto_seconds)
     complete = _is_complete(said)
     rpo = rpo_seconds(said.goal, said.last_change_at, times, complete=complete)
@@ -354,10 +396,6 @@ def _is_complete(said: RestorePredicate) -> bool:
 
 def _check_verdict(said: RestorePredicate) -> None:
     complete = _is_complete(said)
-    if not said.goal.is_head and said.receipts_expected:
-        _refuse("wrong-receipts", "receipts_expected", "is there for an older state")
-    if said.receipts > said.documents:
-        _refuse("wrong-receipts", "receipts", f"{said.receipts} in {said.documents} documents")
     _same("wrong-verdict", "verdict", said.verdict, COMPLETE if complete else ACCEPTED)
     if complete and said.acceptance is not None:
         _refuse("wrong-acceptance", "acceptance", "is there, but nothing is missing")

@@ -21,6 +21,7 @@ def certify(
     expected_head: bytes,
     times: Times,
     code_version: str,
+    checkpoint: bytes | None = None,
     acceptance: Acceptance | None = None,
 ) -> bytes:
     """The signed certificate of a restore.
@@ -28,6 +29,8 @@ def certify(
     Args:
         key: of the region's ledger.
         expected_head: the note that the restore was given.
+        checkpoint: the newest note of the region's ledger that the restore was given; needed when
+            its receipts were expected, and admitted only then.
         acceptance: needed when something is missing, and admitted only then.
 
     Raises:
@@ -46,6 +49,7 @@ def certify(
         state_root_expected=root,
         times=times,
         code_version=code_version,
+        checkpoint=checkpoint,
         acceptance=acceptance,
     )
     data = sign_certificate(statement, key.private)

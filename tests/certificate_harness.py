@@ -66,8 +66,8 @@ class Region:
         named = origin(state_ledger(self.name, store))
         return sign(Checkpoint(named, size, root, chain), self.private).encode()
 
-    def checkpoint(self, receipts: int) -> bytes:
-        return sign(Checkpoint(origin(self.name), receipts, ROOT, CHAIN), self.private).encode()
+    def checkpoint(self, receipts: int, *, chain: str = CHAIN) -> bytes:
+        return sign(Checkpoint(origin(self.name), receipts, ROOT, chain), self.private).encode()
 
     def certificate(
         self,
@@ -78,13 +78,16 @@ class Region:
         times: Times = TIMES,
         acceptance: Acceptance | None = None,
     ) -> bytes:
+        report = report or self.report()
+        expects = report.receipts_expected
         return certify(
-            report or self.report(),
+            report,
             self.key,
             kind=kind,
             expected_head=head or self.head(100),
             times=times,
             code_version="0.1.0",
+            checkpoint=self.checkpoint(expects) if expects else None,
             acceptance=acceptance,
         )
 

@@ -22,10 +22,15 @@ from certificate_harness import (
     signature_of,
     verify,
 )
+from google.protobuf.json_format import ParseDict
 from hypothesis import given
 from hypothesis import strategies as st
+from in_toto_attestation.v1 import statement_pb2
+from in_toto_attestation.v1.statement import Statement as ForeignStatement
 from pydantic import ValidationError
 from recovery_harness import REGION, Backup
+from securesystemslib.dsse import Envelope as ForeignEnvelope
+from securesystemslib.signer import SSlibKey
 from sqlalchemy import Engine
 
 from models.restore import Gap, Goal, Phase
@@ -165,6 +170,14 @@ class Restored:
         )
 
 
+def test_other_readers_of_dsse_and_in_toto_take_it() -> None:
+    theirs = ForeignEnvelope.from_dict(json.loads(WHOLE))
+    key = SSlibKey.from_crypto(EU.private.public_key(), keyid=key_id(EU.public))
+    assert set(theirs.verify([key], threshold=1)) == {key_id(EU.public)}
+    foreign = ParseDict(json.loads(theirs.payload), statement_pb2.Statement())
+    ForeignStatement.copy_from_pb(foreign).validate()
+
+
 # --- whom to believe ---
 
 
@@ -284,6 +297,22 @@ def test_a_signed_head_shows_an_unsigned_state_to_be_wrong() -> None:
         verify(data, EU.head(70, root=b"\x09" * 32))
     with refused("wrong-chain", "chain"):
         verify(data, EU.head(70, chain="9" * 64))
+
+
+def test_a_head_shows_a_segment_to_be_another_one() -> None:
+    verify(WHOLE, EU.head(70, chain="3" * 64))
+    with refused("wrong-evidence", "segments.0"):
+        verify(WHOLE, EU.head(70))
+
+
+def test_another_checkpoint_of_the_same_receipts_is_a_fork() -> None:
+    with refused("forked", "head 1"):
+        verify(WHOLE, EU.checkpoint(10, chain="9" * 64))
+
+
+def test_a_checkpoint_that_another_key_signed_is_refused() -> None:
+    with refused("unknown-key", "head 1"):
+        verify(WHOLE, OTHER.checkpoint(10))
 
 
 def test_a_head_of_another_store_is_refused() -> None:

@@ -18,6 +18,8 @@ from certificate_harness import (
     segment,
     verify,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models.verifier import Refused
 
@@ -28,7 +30,12 @@ def _times(**changed: Any) -> dict[str, Any]:
     }
 
 
+def _goal(**goal: Any) -> dict[str, Any]:
+    return {"seq": None, "at": None, "receipt": None} | goal
+
+
 _GAP = {"first": 71, "last": 100, "why": "a segment is missing"}
+_NONE_EXPECTED = {"receipts_expected": 0, "receipts_checkpoint": None}
 _ONE = {"actor": "alice", "reason": "because"}
 
 
@@ -51,12 +58,14 @@ _ONE = {"actor": "alice", "reason": "because"}
         ({"reached_head": EU.head(100, root=bytes(32)).decode()}, "wrong-root", None),
         ({"reached_seq": 99}, "wrong-sequence", "reached_head"),
         ({"target_seq": 99}, "wrong-goal", "target_seq"),
-        ({"goal": {"seq": 99, "at": None, "receipt": None}}, "wrong-goal", "goal.seq"),
-        ({"goal": {"seq": None, "at": None, "receipt": 10}}, "wrong-goal", "goal.receipt"),
+        ({"goal": _goal(seq=99), **_NONE_EXPECTED}, "wrong-goal", "goal.seq"),
+        ({"goal": _goal(receipt=10), **_NONE_EXPECTED}, "wrong-goal", "goal.receipt"),
+        ({"goal": _goal(at="2026-11-01T11:59:56Z"), **_NONE_EXPECTED}, "wrong-goal", "goal.at"),
+        ({"goal": _goal(seq=100)}, "wrong-receipts", "receipts_checkpoint"),
         (
-            {"goal": {"seq": None, "at": "2026-11-01T11:59:56Z", "receipt": None}},
-            "wrong-goal",
-            "goal.at",
+            {"reached_head": None, "root_signed": False, "state_root_expected": None},
+            "wrong-root",
+            "reached_head",
         ),
         ({"state_root_expected": None}, "wrong-root", "state_root_expected"),
         ({"state_root_expected": "9" * 64}, "wrong-root", "state_root_expected"),
@@ -65,7 +74,7 @@ _ONE = {"actor": "alice", "reason": "because"}
         ({"base_manifest": manifest(39)}, "wrong-evidence", "segments.0"),
         ({"base_manifest": manifest(40, "c" * 32)}, "wrong-evidence", "base_manifest"),
         ({"base_manifest": "eu"}, "wrong-evidence", "base_manifest"),
-        ({"segments": [segment(41, 100, "9" * 32)]}, "wrong-chain", "chain"),
+        ({"segments": [segment(41, 100, "9" * 32)]}, "wrong-evidence", "segments.0"),
         ({"segments": [segment(41, 70), segment(72, 100)]}, "wrong-evidence", "segments.1"),
         ({"segments": [segment(41, 70), segment(70, 100)]}, "wrong-evidence", "segments.1"),
         ({"segments": [segment(41, 40), segment(41, 100)]}, "wrong-evidence", "segments.0"),
@@ -78,7 +87,16 @@ _ONE = {"actor": "alice", "reason": "because"}
         ({"acceptance": _ONE}, "wrong-acceptance", "acceptance"),
         ({"receipts": 9}, "wrong-verdict", "verdict"),
         ({"receipts": 51}, "wrong-receipts", "receipts"),
-        ({"receipts_expected": 11}, "wrong-verdict", "verdict"),
+        ({"receipts_expected": 0}, "wrong-receipts", "receipts_expected"),
+        ({"receipts_expected": 11}, "wrong-receipts", "receipts_expected"),
+        ({"receipts_checkpoint": None}, "wrong-receipts", "receipts_expected"),
+        (
+            {"receipts_checkpoint": EU.checkpoint(9).decode()},
+            "wrong-receipts",
+            "receipts_expected",
+        ),
+        ({"receipts_checkpoint": EU.head(10).decode()}, "unknown-key", "receipts_checkpoint"),
+        ({"receipts_checkpoint": "10"}, "bad-checkpoint", "receipts_checkpoint"),
         ({"documents": 9}, "wrong-receipts", "receipts"),
         ({"verdict": "incomplete, accepted"}, "wrong-verdict", "verdict"),
         ({"rpo_seconds": 2}, "wrong-times", "rpo_seconds"),
@@ -174,9 +192,45 @@ def test_another_statement_is_refused(part: str, value: Any, code: str, field: s
         verify(EU.forge(WHOLE, lambda said: said.update({part: value})))
 
 
+def test_a_store_restored_over_itself_is_refused() -> None:
+    def swap(said: dict[str, Any]) -> None:
+        said["predicate"]["restored_store"] = SOURCE
+        said["subject"][0]["name"] = f"eu/{SOURCE}"
+
+    with refused("wrong-subject", "restored_store"):
+        verify(EU.forge(WHOLE, swap))
+
+
 def test_a_subject_of_another_digest_is_refused() -> None:
     def swap(said: dict[str, Any]) -> None:
         said["subject"][0]["digest"]["sha256"] = "9" * 64
 
     with refused("wrong-subject", "subject.digest"):
         verify(EU.forge(WHOLE, swap))
+
+
+# Nothing that an outsider can have shows these; each is the region's word.
+WORD = {"kind", "epoch", "documents", "erased", "findings", "code_version", "schema_version"}
+CERTIFICATES = st.sampled_from([WHOLE, SHORT])
+
+
+@given(CERTIFICATES, st.data())
+def test_no_field_that_can_be_computed_is_believed(data: bytes, draw: st.DataObject) -> None:
+    said = json.loads(payload_of(data))["predicate"]
+    numbers = [name for name, value in said.items() if isinstance(value, int | float)]
+    name = draw.draw(st.sampled_from(sorted({*numbers} - WORD - {"receipts"})))
+    wrong = draw.draw(st.integers(0, 2**53 - 1).filter(lambda each: each != said[name]))
+    with pytest.raises(Refused):
+        verify(forged(data, **{name: wrong}))
+
+
+@given(CERTIFICATES, st.data())
+def test_no_digest_or_name_may_be_swapped(data: bytes, draw: st.DataObject) -> None:
+    said = json.loads(payload_of(data))["predicate"]
+    names = ["region", "source_store", "restored_store", "state_root_expected", "state_root_found"]
+    name = draw.draw(st.sampled_from([*names, "chain", "expected_head", "reached_head"]))
+    text = said[name]
+    index = draw.draw(st.integers(0, len(text) - 1))
+    other = draw.draw(st.sampled_from("0123456789abcdefZ+/ \n").filter(lambda c: c != text[index]))
+    with pytest.raises(Refused):
+        verify(forged(data, **{name: text[:index] + other + text[index + 1 :]}))
