@@ -70,6 +70,8 @@ class RestoreReport(_Model):
             are the same, or the restore has failed.
         root_signed: whether the state root was signed for exactly this change; else it follows
             from signed ones by the chain.
+        root_note: the signed head for exactly this change, as it stands in the backup; empty when
+            there is none.
         receipts_expected: of the newest signed checkpoint of the region's ledger, where the head
             was to be restored.
         erased: documents whose tenant's key was destroyed; they are named by digest only.
@@ -89,6 +91,7 @@ class RestoreReport(_Model):
     segments: tuple[str, ...]
     state_root: str
     root_signed: bool
+    root_note: str = ""
     chain: str
     documents: int
     changes_applied: int

@@ -15,6 +15,7 @@ PROVENANCE = "https://slsa.dev/provenance/v1"
 SBOM = "https://cyclonedx.org/bom"
 TESTS = "https://in-toto.io/attestation/test-result/v0.1"
 DEPLOYMENT = "urn:chainring:deployment:v1"
+RESTORE = "urn:chainring:restore:v1"
 
 MAX_SUBJECTS = 1024
 _SHA256 = re.compile(r"[0-9a-f]{64}\Z")

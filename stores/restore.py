@@ -131,7 +131,7 @@ class Restorer:
     ) -> RestoreReport:
         with self._phase("healing check") as count:
             root = course.leaves.root()
-            signed = self._compare_signed(base, course, expected, root)
+            note = self._compare_signed(base, course, expected, root)
             documents, erased = self._heal(target.engine, course, root, count)
         with self._phase("verify receipts") as count:
             receipts = self._verify_receipts(target.engine)
@@ -157,7 +157,8 @@ class Restorer:
             base_manifest=base.name,
             segments=tuple(link.name for link in course.links),
             state_root=root.hex(),
-            root_signed=signed,
+            root_signed=bool(note),
+            root_note=note,
             chain=course.chain.hex(),
             documents=documents,
             changes_applied=course.changes,
@@ -177,26 +178,30 @@ class Restorer:
         why = "; ".join(f"{each.where}: {each.what}" for each in self._reader.findings.list)
         return Gap(first=reached + 1, last=wanted, why=why or "no segment leads on from there")
 
-    def _compare_signed(
-        self, base: Base, course: Course, expected: Checkpoint, root: bytes
-    ) -> bool:
-        """Whether the state root is signed for exactly this change.
+    def _compare_signed(self, base: Base, course: Course, expected: Checkpoint, root: bytes) -> str:
+        """The note that signs the state root for exactly this change; empty when none does.
 
         Raises:
             RestoreMismatch: another one is.
         """
-        signed = [(base.manifest.seq, base.manifest.state_root, base.manifest.chain)]
-        heads = [*(link.head for link in course.links), expected]
-        signed += [(head.size, head.root.hex(), head.head) for head in heads]
-        for seq, wanted, chain in signed:
+        made = (root.hex(), course.chain.hex())
+        manifest, note = base.manifest, ""
+        signed = [(manifest.seq, manifest.state_root, manifest.chain, manifest.head)]
+        signed += [
+            (link.head.size, link.head.root.hex(), link.head.head, link.note)
+            for link in course.links
+        ]
+        signed.append((expected.size, expected.root.hex(), expected.head, ""))
+        for seq, wanted, chain, said in signed:
             if seq != course.seq:
                 continue
-            if (wanted, chain) != (root.hex(), course.chain.hex()):
+            if (wanted, chain) != made:
                 raise RestoreMismatch(
                     f"after change {seq} the state root is signed as {wanted[:16]}, the backup "
                     f"makes it {root.hex()[:16]}"
                 )
-        return any(seq == course.seq for seq, _, _ in signed)
+            note = said or note
+        return note
 
     def _heal(self, engine: Engine, course: Course, root: bytes, count: Count) -> tuple[int, int]:
         """Read every document back: how many there are, and how many were erased.

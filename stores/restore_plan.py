@@ -56,6 +56,11 @@ class Link:
     chain: bytes
     head: Checkpoint
 
+    @property
+    def note(self) -> str:
+        """Its head, as signed."""
+        return str(self.file.header["head"])
+
     def chain_after(self, changes: int) -> bytes:
         """The chain hash after the first of its changes."""
         if changes == self.last - self.first + 1:

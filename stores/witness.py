@@ -4,21 +4,18 @@ A restore must reach this head or say what is missing: a backup that lost its en
 itself. A witness never takes a smaller head, nor another one of the same size.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from models.checkpoint import Checkpoint, PublicKey, open_checkpoint, origin, sign
+from models.checkpoint import Checkpoint, PublicKey, origin, sign
+from models.state_head import open_head, state_ledger
 from stores.files import file_lock, write_atomic
 from stores.keys import SigningKey
+
+__all__ = ["HeadRefused", "Witness", "open_head", "sign_head", "state_ledger"]
 
 
 class HeadRefused(Exception):
     """The head goes back behind one that was witnessed, or contradicts it."""
-
-
-def state_ledger(region: str, store: str) -> str:
-    """The name under which a store's heads are signed."""
-    return f"{region}-state-{store}"
 
 
 def sign_head(
@@ -27,19 +24,6 @@ def sign_head(
     """The signed note that says: after change ``seq`` this was the state root and the chain."""
     named = origin(state_ledger(region, store))
     return sign(Checkpoint(named, seq, root, chain.hex()), key.private)
-
-
-def open_head(note: bytes, keys: Sequence[PublicKey]) -> Checkpoint:
-    """Check and read a head.
-
-    Args:
-        keys: those of the region, under any name: a head is signed under the store's.
-
-    Raises:
-        models.verifier.Refused: it is not signed by one of them.
-    """
-    first = note.split(b"\n", 1)[0].decode(errors="replace")
-    return open_checkpoint(note, [PublicKey(key.raw, first) for key in keys])
 
 
 class Witness:

@@ -1,0 +1,110 @@
+"""`chainring recovery`: what recoveries and drills took, against what was promised."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from models.checkpoint import PublicKey
+from models.recovery_report import Recovery, RecoveryReport, Slas, recovery_report
+from models.restore_certificate_check import Certificate, verify_certificate
+from models.verifier import Refused
+from workers.cli.certificate import Keys, plain, read_file, read_keys, seconds
+from workers.cli.output import NEGATIVE, USAGE, console, emit_json, emit_table, fail
+
+app = typer.Typer(help="Recoveries and drills against their SLAs.", no_args_is_help=True)
+
+_SLAS = Slas()
+
+
+@app.callback()
+def _root() -> None:
+    """Recoveries and drills against their SLAs."""
+
+
+@app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(help="certificates, each a file *.json")],
+    key: Keys,
+    detect: Annotated[float, typer.Option(help="seconds")] = _SLAS.detect_seconds,
+    failover: Annotated[float, typer.Option(help="seconds")] = _SLAS.failover_seconds,
+    restore: Annotated[float, typer.Option(help="seconds")] = _SLAS.restore_seconds,
+    healing: Annotated[float, typer.Option(help="seconds")] = _SLAS.healing_seconds,
+    rpo: Annotated[float, typer.Option(help="minutes")] = _SLAS.rpo_minutes,
+    rto: Annotated[float, typer.Option(help="minutes")] = _SLAS.rto_minutes,
+    strict: Annotated[bool, typer.Option(help="exit code 1 for a miss too")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="for scripts")] = False,
+) -> None:
+    """Verify all certificates of a directory; show what was realised, and name each miss.
+
+    They are verified in themselves: a store goes on after a drill, so that its newest head says
+    nothing about an older certificate. Exit code 0: all stand; 1: one does not, and is left out.
+
+    Example: chainring recovery report certificates --key eu.vkey
+    """
+    slas = Slas(
+        detect_seconds=detect,
+        failover_seconds=failover,
+        restore_seconds=restore,
+        healing_seconds=healing,
+        rpo_minutes=rpo,
+        rto_minutes=rto,
+    )
+    found, refused = _read(directory, read_keys(key))
+    made = recovery_report(found, slas)
+    if as_json:
+        emit_json({**made.model_dump(mode="json"), "refused": refused})
+    else:
+        _print(made, refused)
+    if refused or (strict and made.misses):
+        raise typer.Exit(NEGATIVE)
+
+
+def _read(
+    directory: Path, keys: Sequence[PublicKey]
+) -> tuple[list[Certificate], list[dict[str, str]]]:
+    """The certificates that stand, and those that do not."""
+    paths = sorted(directory.glob("*.json"))
+    if not paths:
+        fail(f"{directory}: there are no certificates (*.json)", USAGE)
+    found, refused = [], []
+    for path in paths:
+        try:
+            found.append(verify_certificate(read_file(path), keys, []))
+        except Refused as refusal:
+            refused.append({"file": str(path), "code": refusal.code, "detail": refusal.detail})
+    return found, refused
+
+
+def _print(made: RecoveryReport, refused: Sequence[dict[str, str]]) -> None:
+    columns = ("finished", "kind", "region", "store", "verdict", "missing")
+    measures = [f"{name} (<= {limit:g} s)" for name, limit in _limits(made.recoveries)]
+    emit_table((*columns, *measures), [_row(each) for each in made.recoveries], "recoveries")
+    for miss in made.misses:
+        console.print(
+            f"[red]MISS[/red] {miss.sla} of {miss.region}, {miss.finished_at.isoformat()}: "
+            f"{seconds(miss.seconds)}, promised {miss.limit:g} s ({miss.certificate[7:19]})",
+            highlight=False,
+            soft_wrap=True,
+        )
+    for each in refused:
+        console.print(
+            f"[red]NOT VERIFIED[/red] {plain(each['file'])}: {each['code']}: "
+            f"{plain(each['detail'])}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _limits(recoveries: Sequence[Recovery]) -> list[tuple[str, float]]:
+    return [(each.name, each.limit) for each in recoveries[0].measures] if recoveries else []
+
+
+def _row(each: Recovery) -> list[str]:
+    said = [f"{each.finished_at:%Y-%m-%d %H:%M}", each.kind, each.region, each.store[:8]]
+    said += [each.verdict, str(each.missing)]
+    return said + [
+        f"[red]{seconds(one.seconds)}[/red]" if one.missed else seconds(one.seconds)
+        for one in each.measures
+    ]
