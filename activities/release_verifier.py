@@ -34,6 +34,7 @@ from models.verification_policy import PolicyError, VerificationPolicy, load_pol
 from stores.blobs import ReleaseCorrupt, ReleaseError, ReleaseNotFound
 from stores.evidence_archive import ArchiveError, EvidenceArchive
 from stores.oci import ImageLayout
+from stores.registry_client import RegistryRefused
 from stores.release_registry import ReleaseRegistry
 from stores.sbom_contents import read_contents
 from stores.sql import StoreUnavailable
@@ -75,7 +76,12 @@ class _Found:
 
 
 class RegistryVerifier:
-    """Judges releases of one registry; see `activities.verification.ReleaseVerifier`."""
+    """Judges releases of one registry; see `activities.verification.ReleaseVerifier`.
+
+    Args:
+        layout: has the artifact's blobs, or pulls them from the registry.
+        registry: is asked for manifest and evidence at every judgement; never a cache.
+    """
 
     def __init__(
         self,
@@ -120,7 +126,10 @@ class RegistryVerifier:
         trust = found.attempt("trust root", lambda: read_trust_root(self._trust_root.read_bytes()))
         artifact = found.attempt("artifact", lambda: self._read_artifact(release))
         heartbeat("the artifact is read")
-        bundles = self._read_evidence(release, found)
+        # A registry that did not give the artifact is not asked again: each silence takes long.
+        bundles = () if artifact is None else self._read_evidence(release, found)
+        if artifact is None:
+            found.problems["listing"] = found.problems["artifact"]
         contents = None
         if artifact is not None and not artifact.problems:
             contents = found.attempt("contents", lambda: self._read_contents(release))
@@ -150,7 +159,7 @@ class RegistryVerifier:
         """The manifest and every blob, against their digests."""
         problems: list[str] = []
         try:
-            manifest = decode(self._layout.manifest_bytes(release))
+            manifest = decode(self._registry.manifest_bytes(release))
             media_type = str(manifest.get("mediaType", ""))
         except ReleaseNotFound:
             raise
@@ -161,6 +170,8 @@ class RegistryVerifier:
             self._layout.verify(release)
             spec = self._layout.describe(release)
             name, version = spec.name, spec.version
+        except RegistryRefused:
+            raise
         except ReleaseError as error:
             problems.append(str(error))
         return Artifact(
@@ -170,7 +181,7 @@ class RegistryVerifier:
     def _read_evidence(self, release: str, found: _Found) -> tuple[bytes, ...]:
         try:
             return tuple(self._registry.evidence(release))
-        except ReleaseNotFound as error:
+        except (ReleaseNotFound, RegistryRefused) as error:
             found.problems["listing"] = str(error)
         except (ReleaseError, EvidenceError) as error:
             found.problems[DAMAGED] = str(error)

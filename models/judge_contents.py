@@ -89,6 +89,8 @@ def check_vulnerabilities(
 ) -> Check:
     """Nothing that the policy blocks is known; and what is known is complete and fresh."""
     name = "vulnerabilities"
+    if not accepted.by_kind["sbom"] and evidence.listing is not None:
+        return Check(name=name, outcome="error", why=evidence.listing.why)
     if not accepted.by_kind["sbom"]:
         why = "there is no SBOM that counts to look up"
         return Check(name=name, outcome="fail", why=why)

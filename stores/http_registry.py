@@ -44,7 +44,11 @@ class HttpRepository:
     def __init__(self, client: RegistryClient, repository: str) -> None:
         self._client = client
         self._base = f"v2/{repository}"
-        self.name = repository.rpartition("/")[2]
+        self._folder, _, self.name = repository.rpartition("/")
+
+    def sibling(self, name: str) -> "HttpRepository":
+        """Another repository beside this one, in the same registry."""
+        return HttpRepository(self._client, f"{self._folder}/{name}".lstrip("/"))
 
     def resolve(self, reference: str) -> str:
         """The digest that a version (or ``name:version``) stands for now.

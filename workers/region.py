@@ -11,12 +11,12 @@ from stores.checkpoints import Notary
 from stores.fleet import FleetStore
 from stores.keys import load_key
 from stores.ledger import Ledger
-from stores.oci import ImageLayout
 from stores.processes import ProcessStore
 from stores.shards import ShardStore
 from stores.sql import create_all, open_engine
 from workers.nexus_region import RegionService
 from workers.process import activities_of, connect, make_worker, serve
+from workers.release_store import open_releases
 from workers.settings import load_region
 from workflows.region import REGION_WORKFLOWS
 
@@ -41,7 +41,7 @@ class RegionParts:
             addresses,
             self.shards,
             self.processes,
-            ImageLayout(addresses.releases),
+            open_releases(addresses),
             RoutePublisher(addresses.gateway, region),
         )
         self.activities = RegionActivities(

@@ -19,6 +19,7 @@ from models.addresses import (
     ControlAddresses,
     GatewayAddress,
     RegionAddresses,
+    RegistryAddress,
     TemporalAddress,
     WorkerAddress,
 )
@@ -70,6 +71,7 @@ class Options(BaseModel):
     temporal_port: int | None = None
     databases: dict[str, str] = {}  # region or "control" -> SQLAlchemy URL
     otlp_endpoint: str | None = None
+    registry: RegistryAddress | None = None
 
 
 def set_up(options: Options) -> StackPlan:
@@ -194,6 +196,7 @@ def _control(root: Path, ports: Ports, options: Options) -> None:
         signing_key=root / "control" / "signing.pem",
         config=root / "fleet.toml",
         releases=root / "releases",
+        registry=options.registry,
         verification=prepare_verification(root),
         builder=prepare_builder(root),
         otlp_endpoint=options.otlp_endpoint,
@@ -217,6 +220,7 @@ def _region(root: Path, region: str, ports: Ports, options: Options) -> None:
         signing_key=folder / "signing.pem",
         config=root / "fleet.toml",
         releases=root / "releases",
+        registry=options.registry,
         workdir=folder / "releases",
         gateway=gateway,
         otlp_endpoint=options.otlp_endpoint,

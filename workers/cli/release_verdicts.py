@@ -15,9 +15,10 @@ from models.receipts import ReceiptError, StoredReceipt
 from models.release_verdict import ReleaseVerdict
 from stores.evidence_archive import ArchiveError, EvidenceArchive
 from stores.ledger import Ledger
-from stores.oci import ImageLayout, ReleaseError
+from stores.oci import ReleaseError
 from stores.sql import StoreUnavailable, open_engine
 from workers.cli.output import NEGATIVE, UNREACHABLE, USAGE, fail
+from workers.release_store import open_releases
 from workers.settings import load_control
 
 _SHORT = re.compile(r"[0-9a-f]{8,63}\Z")
@@ -87,7 +88,7 @@ def _stored(ledger: Ledger, which: str) -> Iterator[StoredReceipt]:
         every = ledger.read(kinds=[JUDGED])
         return (one for one in every if short(one.receipt.subject).startswith(which[:12]))
     try:
-        digest = ImageLayout(load_control().releases).resolve(which)
+        digest = open_releases(load_control()).resolve(which)
     except ReleaseError as error:
         if not which.startswith("sha256:"):
             fail(str(error), USAGE)
