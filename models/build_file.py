@@ -161,8 +161,8 @@ def _with_recipe(tree: dict[str, object]) -> dict[str, object]:
     return tree
 
 
-# unittest has no report that a program can read, so this runs it and writes the results as TAP, in a
-# file because tests may print. What is tested is what was built: the output comes first.
+# unittest has no report that a program can read, so this runs it and writes the results as TAP, in
+# a file because tests may print. What is tested is what was built: the output comes first.
 _UNITTEST = """\
 import sys, unittest
 sys.path.insert(0, sys.argv[1])

@@ -47,6 +47,7 @@ ENFORCED: dict[str, str] = {
     "sbom.block_critical_cves": "no verification policy can let a critical finding pass",
     "sbom.archive_with_image": "the SBOM is a referrer of the release in its registry",
     "signing.provider": "signatures have the form that cosign writes and verifies",
+    "signing.key_rotation_days": "the builder's key is replaced after as many days",
     "provenance.format": "the format of provenance that builds write and verification reads",
     "provenance.include_git_commit": "provenance without a commit is refused",
     "provenance.include_test_results": "a release without test results is refused",
@@ -57,6 +58,7 @@ ENFORCED: dict[str, str] = {
     "deployment_verification.validate_provenance": "before a rollout and before each ring",
     "deployment_verification.fail_on_verification_error": "an error is never taken for a pass",
     "deployment_verification.follow_up": "what follows when a release that runs is refused",
+    "audit_trail.store": "receipts are in the ledgers' own databases; see the note on firestore",
     "audit_trail.immutable_receipts": "a receipt's bytes are written once and hashed",
     "audit_trail.receipt_chain_enabled": "each receipt names the hash of the one before it",
     "audit_trail.forensics_enabled": "`chainring forensics` answers from the receipts",
@@ -77,10 +79,11 @@ NOT_ENFORCED: dict[str, str] = {
     "failover.recovery_chain_validation": "a region that comes back is not made to verify its "
     "chain first; `chainring receipts verify` does",
     "signing.oidc_provider": "the issuers that count are those of the verification policy",
-    "signing.key_rotation_days": "a key counts for as long as the trust root says",
-    "audit_trail.store": "receipts are in the ledgers' own databases, whatever is said here",
 }
 """Keys that are accepted and checked in form, but that nothing acts on yet, and what is missing."""
+
+
+_FIRESTORE = "receipts are in the ledgers' own databases all the same, and not in Firestore"
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,12 @@ class Finding:
 def check_config(config: Config) -> list[Finding]:
     """Remarks on a configuration: what is odd about it, and what of it is not enforced yet.
 
-    The latter do not depend on the values: a default that nothing acts on protects nobody either.
+    The latter do not depend on the values, as a default that nothing acts on protects nobody
+    either; but for a value that nothing acts on of a key that is otherwise acted on.
     """
     unenforced = [Finding("not enforced", key, missing) for key, missing in NOT_ENFORCED.items()]
+    if config.audit_trail.store == "firestore":
+        unenforced.append(Finding("not enforced", "audit_trail.store", _FIRESTORE))
     return [*_notes(config), *unenforced]
 
 

@@ -73,6 +73,8 @@ class Builder:
         create_all(engine)
         self.ledger = Ledger(engine, CONTROL_LEDGER)
         self.trust = home / "trust.json"
+        config = home / "config.toml"
+        config.touch()
         address = BuilderAddress(
             settings=home, work=home / "work", keys=home / "keys", clock=home / "clock"
         )
@@ -83,14 +85,14 @@ class Builder:
             settings=settings,
             work=address.work,
             shelf=self.layout,
-            signer=trusted_signer(address, self.trust),
+            signer=trusted_signer(address, self.trust, config),
             python=sys.executable,
         )
         self.control = ControlActivities(
             store=ControlStore(engine, self.ledger),
             ledger=self.ledger,
             layout=self.layout,
-            config=home / "config.toml",
+            config=config,
             notary=Notary(self.ledger, ensure_key(home / "key.pem")),
         )
 

@@ -107,7 +107,7 @@ class Plane:
             ),
             work=builder.work,
             shelf=self.layout,
-            signer=trusted_signer(builder, home / "trust.json"),
+            signer=trusted_signer(builder, home / "trust.json", self.config),
             python=sys.executable,
         )
         self.known = VulnerabilityStore(home / "known.db")

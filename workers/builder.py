@@ -6,6 +6,7 @@ from pathlib import Path
 from activities.build import BuildActivities, ReleaseShelf
 from models.addresses import BuilderAddress
 from models.builder import BuilderSettings, load_builder
+from models.config import load_config
 from models.trust import TrustRoot, read_trust_root
 from stores.files import file_lock, write_atomic
 from stores.signing import StatementSigner
@@ -58,35 +59,47 @@ def load_settings(address: BuilderAddress) -> BuilderSettings:
 
 
 def build_activities(
-    address: BuilderAddress, shelf: ReleaseShelf, trust_root: Path | None
+    address: BuilderAddress, shelf: ReleaseShelf, trust_root: Path | None, config: Path
 ) -> BuildActivities:
-    """The activities of a builder; see `trusted_signer` for what becomes of the trust root."""
+    """The activities of a builder; see `trusted_signer` for the trust root and the configuration."""
     return BuildActivities(
         settings=load_settings(address),
         work=address.work,
         shelf=shelf,
-        signer=trusted_signer(address, trust_root),
+        signer=trusted_signer(address, trust_root, config),
     )
 
 
 def trusted_signer(
-    address: BuilderAddress, trust_root: Path | None
+    address: BuilderAddress, trust_root: Path | None, config: Path
 ) -> Callable[[], StatementSigner]:
     """Makes a signer with the builder's current key and clock.
 
     Args:
         trust_root: file that is kept up to date with the public halves; none where whoever
             verifies has a trust root of their own, as in production.
+        config: read anew for each signer: how long a key signs may change.
     """
-    keys, clock = SigningKeys(address.keys, SIGNER), LocalTimestampAuthority(address.clock)
+    clock = LocalTimestampAuthority(address.clock)
 
     def signer() -> StatementSigner:
+        keys = signing_keys(address, config)
         made = keys.signer([clock])
         if trust_root is not None:
             publish_trust(trust_root, keys, clock)
         return made
 
     return signer
+
+
+def signing_keys(address: BuilderAddress, config: Path) -> SigningKeys:
+    """The builder's keys, rotated as ``signing.key_rotation_days`` of the configuration says.
+
+    Raises:
+        ConfigError, OSError: the configuration does not hold, or cannot be read.
+    """
+    days = load_config(config.read_text()).signing.key_rotation_days
+    return SigningKeys(address.keys, SIGNER, rotation_days=days)
 
 
 def publish_trust(path: Path, keys: SigningKeys, clock: LocalTimestampAuthority) -> None:

@@ -63,7 +63,9 @@ class ControlParts:
         self.vulnerabilities = vulnerability_activities(addresses)
         trust = addresses.verification.trust_root if addresses.verification else None
         builder = addresses.builder
-        self.builders = [build_activities(builder, layout, trust)] if builder else []
+        self.builders = (
+            [build_activities(builder, layout, trust, addresses.config)] if builder else []
+        )
 
     def holders(self) -> list[object]:
         """Every object whose methods are activities of the control worker."""

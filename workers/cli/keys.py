@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from models.addresses import BuilderAddress
+from models.config import ConfigError
 from models.ids import CONTROL_LEDGER
 from models.receipts import Draft
 from models.rollout import Decision
@@ -14,7 +16,7 @@ from stores.ledger import Ledger
 from stores.signing_keys import SigningKeys
 from stores.sql import open_engine
 from stores.timestamp_authority import LocalTimestampAuthority
-from workers.builder import SIGNER, publish_trust
+from workers.builder import SIGNER, publish_trust, signing_keys
 from workers.cli.output import UNREACHABLE, USAGE, console, emit_json, emit_table, fail
 from workers.settings import load_control
 
@@ -51,7 +53,11 @@ def list_keys(
 def rotate(actor: ActorOpt, reason: ReasonOpt) -> None:
     """Replace the key that signs now; what it signed stands."""
     decision = Decision(actor=actor, reason=reason)
-    key = _keys().rotate()
+    config = load_control().config
+    try:
+        key = signing_keys(_builder(), config).rotate()
+    except (ConfigError, OSError) as error:
+        fail(f"{config}: {error}", USAGE)
     _publish("key.rotated", key, decision)
     console.print(f"from now on {key.key_id} signs", highlight=False)
 
@@ -81,11 +87,16 @@ def revoke(
     console.print(f"{key.key_id} is revoked from {key.revoked_at} on", highlight=False)
 
 
-def _keys() -> SigningKeys:
+def _builder() -> BuilderAddress:
     address = load_control().builder
     if address is None:
         fail("this home has no builder, and so no keys that sign releases", UNREACHABLE)
-    return SigningKeys(address.keys, SIGNER)
+    return address
+
+
+def _keys() -> SigningKeys:
+    """The keys as they are: to revoke one, no configuration has to hold."""
+    return SigningKeys(_builder().keys, SIGNER)
 
 
 def _publish(kind: str, key: TrustedKey, decision: Decision) -> None:
