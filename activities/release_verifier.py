@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -26,7 +27,7 @@ from activities.judging import (
 from activities.verification import Heartbeat, Judgement
 from models.config import Config, ConfigError, load_config
 from models.oci import decode
-from models.release_evidence import Artifact, VulnerabilityReport
+from models.release_evidence import Artifact
 from models.sbom import Component
 from models.strict_json import EvidenceError
 from models.trust import read_trust_root
@@ -38,6 +39,7 @@ from stores.registry_client import RegistryRefused
 from stores.release_registry import ReleaseRegistry
 from stores.sbom_contents import read_contents
 from stores.sql import StoreUnavailable
+from stores.vulnerability_report import LookedUp, Spoken
 
 _T = TypeVar("_T")
 _UNREADABLE = (OSError, StoreUnavailable, ReleaseError, EvidenceError, PolicyError, ConfigError)
@@ -47,9 +49,7 @@ KEPT_CONTENTS = 16
 class VulnerabilitySource(Protocol):
     """What is known against components."""
 
-    def report(
-        self, release: str, components: Sequence[Component], *, at: datetime
-    ) -> VulnerabilityReport:
+    def look_up(self, release: str, components: Sequence[Component], *, at: datetime) -> LookedUp:
         """Look components up.
 
         Args:
@@ -140,14 +140,20 @@ class RegistryVerifier:
             artifact=None if artifact is None else artifact_bytes(artifact),
             bundles=bundles,
         )
-        report = None
+        known = None
         if policy is not None and trust is not None:
             evidence = gathered(inputs, policy, trust, release=release, at=at)
             parts = components(evidence, policy)
             if parts is not None:
-                report = found.attempt("vulnerabilities", lambda: self._look_up(release, parts, at))
+                look_up = partial(self._vulnerabilities.look_up, release, parts, at=at)
+                known = found.attempt("vulnerabilities", look_up)
         return replace(
-            inputs, contents=contents, vulnerabilities=report, problems=dict(found.problems)
+            inputs,
+            contents=contents,
+            vulnerabilities=None if known is None else report_bytes(known.report),
+            advisories=None if known is None else known.advisories,
+            spoken=Spoken() if known is None else known.spoken,
+            problems=dict(found.problems),
         )
 
     def _read_policy(self) -> VerificationPolicy:
@@ -188,9 +194,6 @@ class RegistryVerifier:
         except (OSError, StoreUnavailable) as error:
             found.problems["listing"] = f"the registry does not answer: {error}"
         return ()
-
-    def _look_up(self, release: str, parts: Sequence[Component], at: datetime) -> bytes:
-        return report_bytes(self._vulnerabilities.report(release, parts, at=at))
 
     def _read_contents(self, release: str) -> bytes:
         """What is in the artifact: a function of its digest, so it is looked at once."""

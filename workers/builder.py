@@ -61,7 +61,7 @@ def load_settings(address: BuilderAddress) -> BuilderSettings:
 def build_activities(
     address: BuilderAddress, shelf: ReleaseShelf, trust_root: Path | None, config: Path
 ) -> BuildActivities:
-    """The activities of a builder; see `trusted_signer` for the trust root and the configuration."""
+    """The activities of a builder; see `trusted_signer` for the last two."""
     return BuildActivities(
         settings=load_settings(address),
         work=address.work,

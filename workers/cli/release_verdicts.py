@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from activities.judging import from_archive, judge_inputs
+from activities.judging import from_archive, judge_inputs, report_doubt
 from activities.verification import JUDGED
 from models.canonical import canonical
 from models.ids import CONTROL_LEDGER, short
@@ -73,10 +73,12 @@ def replay_release(recorded: RecordedVerdict) -> dict[str, Any]:
         inputs, release=verdict.release, phase=verdict.phase, at=verdict.at
     ).model_dump(mode="json")
     said = verdict.model_dump(mode="json")
+    differences = sorted(key for key in said if said[key] != again[key])
+    doubt = report_doubt(inputs, release=verdict.release, at=verdict.at)
     return row | {
         "replayed": again["outcome"],
-        "match": canonical(said) == canonical(again),
-        "differences": sorted(key for key in said if said[key] != again[key]),
+        "match": canonical(said) == canonical(again) and not doubt,
+        "differences": [*differences, *([f"vulnerabilities: {doubt}"] if doubt else [])],
     }
 
 
