@@ -108,7 +108,7 @@ def matching(home: Path, count: int, parts: list[Component]) -> float:
 
     def read() -> None:
         with store.reading() as reader:
-            reader.about(wanted)
+            reader.about(wanted, lambda name, advisory: False)
 
     whole, alone = best(lambda: reports.look_up(RELEASE, parts, at=now), read)
     found = len(reports.look_up(RELEASE, parts, at=now).report.found)

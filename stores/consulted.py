@@ -1,11 +1,12 @@
 """What was read of the vulnerability database for one report, so that the report can be made again.
 
-Everything that a report depends on is in it: the advisories about the components, those that are
-called the same, and what was said of exploitation. It answers as the database did, and to questions
+What a report says comes from it: the advisories that a component may be affected by, those that are
+called the same, and what was said of exploitation. Advisories about other versions alone are left
+out: of a well-known name there are thousands. It answers as the database did, and to questions
 that were never asked then it answers that nothing is known.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -15,6 +16,9 @@ from models.strict_json import EvidenceError
 from models.vulnerability_data import Snapshot
 
 _Packages = Sequence[tuple[str, str]]
+Relevant = Callable[[tuple[str, str], Advisory], bool]
+"""Whether an advisory about a package of this ecosystem and name may concern a component."""
+
 _ENCODE = msgspec.json.Encoder(order="deterministic").encode
 
 
@@ -24,8 +28,10 @@ class Known(Protocol):
     def snapshot(self) -> Snapshot:
         """What is loaded."""
 
-    def about(self, packages: _Packages) -> dict[tuple[str, str], list[Advisory]]:
-        """Advisories by (base ecosystem, normal name)."""
+    def about(
+        self, packages: _Packages, relevant: Relevant
+    ) -> dict[tuple[str, str], list[Advisory]]:
+        """Relevant advisories by (base ecosystem, normal name)."""
 
     def ecosystems(self, names: Iterable[str]) -> set[str]:
         """Those about which anything is known."""
@@ -76,8 +82,10 @@ class Recorder:
     def snapshot(self) -> Snapshot:
         return Snapshot.model_validate_json(self._record.snapshot)
 
-    def about(self, packages: _Packages) -> dict[tuple[str, str], list[Advisory]]:
-        found = self._inner.about(packages)
+    def about(
+        self, packages: _Packages, relevant: Relevant
+    ) -> dict[tuple[str, str], list[Advisory]]:
+        found = self._inner.about(packages, relevant)
         self._record.about += [
             _About(ecosystem, name, self._kept(advisories))
             for (ecosystem, name), advisories in sorted(found.items())
@@ -140,8 +148,14 @@ class Consulted:
     def snapshot(self) -> Snapshot:
         return self._snapshot
 
-    def about(self, packages: _Packages) -> dict[tuple[str, str], list[Advisory]]:
-        return {each: self._about[each] for each in packages if each in self._about}
+    def about(
+        self, packages: _Packages, relevant: Relevant
+    ) -> dict[tuple[str, str], list[Advisory]]:
+        return {
+            each: [known for known in self._about[each] if relevant(each, known)]
+            for each in packages
+            if each in self._about
+        }
 
     def ecosystems(self, names: Iterable[str]) -> set[str]:
         return set(names) & set(self._record.ecosystems)

@@ -15,6 +15,7 @@ from models.bundle import read_bundle
 from models.sbom import sbom_of
 from models.statement import SBOM, read_statement
 from stores.evidence_archive import digest_of
+from stores.evidence_retention import input_digests
 from stores.vulnerabilities import VulnerabilityStore
 from stores.vulnerability_report import Spoken, VulnerabilityReports, Words
 
@@ -152,6 +153,17 @@ def test_the_report_is_made_again_of_what_was_read_and_said(bench):
     bench.load(OSV | {"withdrawn": "2026-01-02T00:00:00Z"})
     assert doubt(bench, verdict) == ""
     assert replayed(bench, verdict) == verdict
+    inputs = dict(input_digests({"verdict": verdict.model_dump(mode="json")}))
+    assert inputs["vex"] == digest_of(vendor) and {"advisories", "exceptions"} <= set(inputs)
+
+
+def test_what_is_about_other_versions_alone_is_not_archived(bench):
+    text = json.dumps(OSV).replace("GHSA-xxxx", "GHSA-past").replace("4242", "1111")
+    bench.load(OSV, json.loads(text.replace("1.5.0", "1.2.0")))
+    verdict = bench.verify(bench.attested()).verdict
+    record = bench.archive.get(verdict.inputs.advisories)
+    assert b"GHSA-xxxx" in record and b"GHSA-past" not in record
+    assert doubt(bench, verdict) == ""
 
 
 def test_a_report_that_does_not_follow_is_doubted(bench):
