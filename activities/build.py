@@ -5,10 +5,8 @@ evidence; its name comes last, so that whoever finds the release by name finds i
 """
 
 import contextlib
-import contextvars
 import functools
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from hashlib import sha256
@@ -20,6 +18,7 @@ from temporalio.exceptions import ApplicationError, CancelledError
 
 from activities.build_evidence import evidence_statement, same_claim
 from activities.errors import FINAL
+from activities.heartbeats import beating
 from models.build import (
     EVIDENCE,
     AttestRelease,
@@ -50,7 +49,6 @@ from stores.workspace import Workspace, WorkspaceLost, differences
 
 FIRST = "first"
 SECOND = "the-second-in-another-place"
-_HEARTBEAT_S = 2.0
 
 _FINAL: tuple[type[Exception], ...] = (
     *FINAL,
@@ -286,25 +284,10 @@ def _unpack(workspace: Workspace, layout: str, digest: str, name: str) -> Path:
 @contextlib.contextmanager
 def _alive() -> Iterator[Beat]:
     """Heartbeat in the background; the `Beat` handed out raises once the activity is cancelled."""
-    over = threading.Event()
-
-    def beat_on() -> None:
-        while not over.wait(_HEARTBEAT_S):
-            activity.heartbeat()
 
     def check() -> None:
-        if activity.is_cancelled():
+        if activity.in_activity() and activity.is_cancelled():
             raise BuildCancelled
 
-    if not activity.in_activity():
-        yield lambda: None
-        return
-    activity.heartbeat()
-    context = contextvars.copy_context()
-    thread = threading.Thread(target=context.run, args=(beat_on,), daemon=True)
-    thread.start()
-    try:
+    with beating():
         yield check
-    finally:
-        over.set()
-        thread.join()

@@ -26,7 +26,9 @@ from models.strict_json import EvidenceError, read_object
 from models.trust import TrustRoot, read_trust_root
 from models.verification_policy import PolicyError, VerificationPolicy, read_policy
 from stores.bundle_verifier import verify_bundle
+from stores.consulted import Consulted
 from stores.evidence_archive import ArchiveError, EvidenceArchive, digest_of
+from stores.vulnerability_report import Spoken, make_report
 
 _CONTENTS = TypeAdapter(Contents)
 DAMAGED = "damaged"
@@ -40,6 +42,7 @@ class Inputs:
     Attributes:
         problems: why, by what is missing: ``policy``, ``trust root``, ``artifact``, ``listing``,
             ``damaged``, ``contents``, ``vulnerabilities``.
+        vulnerabilities: the report, which is made of ``advisories`` and ``spoken``.
     """
 
     policy: bytes | None = None
@@ -48,6 +51,8 @@ class Inputs:
     bundles: tuple[bytes, ...] = ()
     contents: bytes | None = None
     vulnerabilities: bytes | None = None
+    advisories: bytes | None = None
+    spoken: Spoken = field(default_factory=Spoken)
     problems: Mapping[str, str] = field(default_factory=dict)
 
     def digests(self) -> VerdictInputs:
@@ -59,13 +64,17 @@ class Inputs:
             bundles=sorted({digest_of(bundle) for bundle in self.bundles}),
             contents=_digest(self.contents),
             vulnerabilities=_digest(self.vulnerabilities),
+            advisories=_digest(self.advisories),
+            vex={name: digest_of(content) for name, content in sorted(self.spoken.vex.items())},
+            exceptions=_digest(self.spoken.exceptions),
             problems=_digest(_problems(self.problems)),
         )
 
     def keep(self, archive: EvidenceArchive) -> None:
         """Archive every part; raises OSError and `ArchiveError`."""
         parts = (self.policy, self.trust_root, self.artifact, self.contents, self.vulnerabilities)
-        for part in (*parts, *self.bundles, _problems(self.problems)):
+        said = (self.advisories, *self.spoken.vex.values(), self.spoken.exceptions)
+        for part in (*parts, *said, *self.bundles, _problems(self.problems)):
             if part is not None:
                 archive.put(part)
 
@@ -88,6 +97,11 @@ def from_archive(archive: EvidenceArchive, named: VerdictInputs) -> Inputs:
         bundles=tuple(archive.get(digest) for digest in named.bundles),
         contents=get(named.contents),
         vulnerabilities=get(named.vulnerabilities),
+        advisories=get(named.advisories),
+        spoken=Spoken(
+            vex={name: archive.get(digest) for name, digest in named.vex.items()},
+            exceptions=get(named.exceptions),
+        ),
         problems={} if problems is None else _read_problems(problems),
     )
 
@@ -101,6 +115,27 @@ def judge_inputs(inputs: Inputs, *, release: str, phase: str, at: datetime) -> R
         return no_verdict(str(error), named, release=release, phase=phase, at=at)
     evidence = gathered(inputs, policy, trust, release=release, at=at)
     return judge_release(evidence, policy, phase=phase, at=at, inputs=named)
+
+
+def report_doubt(inputs: Inputs, *, release: str, at: datetime) -> str:
+    """Why the report on vulnerabilities does not follow from what it says it was made of.
+
+    Empty where it does, and where there is no report.
+    """
+    if inputs.vulnerabilities is None:
+        return ""
+    if inputs.advisories is None:
+        return "the advisories that the report was made of were not archived"
+    try:
+        policy, trust = rules(inputs)
+        parts = components(gathered(inputs, policy, trust, release=release, at=at), policy)
+        again = make_report(
+            Consulted(inputs.advisories), inputs.spoken, release, parts or [], at=at
+        )
+    except (PolicyError, EvidenceError) as error:
+        return str(error)
+    same = report_bytes(again) == inputs.vulnerabilities
+    return "" if same else "the archived advisories and statements give another report"
 
 
 def no_verdict(

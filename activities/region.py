@@ -7,6 +7,7 @@ from typing import Any
 from temporalio import activity
 
 from activities.errors import final_errors
+from activities.heartbeats import beating
 from activities.targets.base import DeployTarget
 from models.contracts import (
     RetireRequest,
@@ -50,7 +51,8 @@ class RegionActivities:
         """Unpack and start a release without traffic; its shards' tenants stay put from here on."""
         self._shards.raise_epoch(request.epoch)
         self._mark(rolling=True)
-        staged = self._target.stage(request.release, heartbeat=activity.heartbeat)
+        with beating():  # pulling a release can take longer than a heartbeat may be late
+            staged = self._target.stage(request.release, heartbeat=activity.heartbeat)
         body = {"release": request.release, "healthy": staged.healthy, "detail": staged.detail}
         key = f"stage/{request.rollout}/e{request.epoch}/{request.release}/{staged.healthy}"
         self._ledger.append([self._draft("release.staged", request.release, body, key)])

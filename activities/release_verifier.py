@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -26,7 +27,7 @@ from activities.judging import (
 from activities.verification import Heartbeat, Judgement
 from models.config import Config, ConfigError, load_config
 from models.oci import decode
-from models.release_evidence import Artifact, VulnerabilityReport
+from models.release_evidence import Artifact
 from models.sbom import Component
 from models.strict_json import EvidenceError
 from models.trust import read_trust_root
@@ -34,9 +35,11 @@ from models.verification_policy import PolicyError, VerificationPolicy, load_pol
 from stores.blobs import ReleaseCorrupt, ReleaseError, ReleaseNotFound
 from stores.evidence_archive import ArchiveError, EvidenceArchive
 from stores.oci import ImageLayout
+from stores.registry_client import RegistryRefused
 from stores.release_registry import ReleaseRegistry
 from stores.sbom_contents import read_contents
 from stores.sql import StoreUnavailable
+from stores.vulnerability_report import LookedUp, Spoken
 
 _T = TypeVar("_T")
 _UNREADABLE = (OSError, StoreUnavailable, ReleaseError, EvidenceError, PolicyError, ConfigError)
@@ -46,9 +49,7 @@ KEPT_CONTENTS = 16
 class VulnerabilitySource(Protocol):
     """What is known against components."""
 
-    def report(
-        self, release: str, components: Sequence[Component], *, at: datetime
-    ) -> VulnerabilityReport:
+    def look_up(self, release: str, components: Sequence[Component], *, at: datetime) -> LookedUp:
         """Look components up.
 
         Args:
@@ -75,7 +76,12 @@ class _Found:
 
 
 class RegistryVerifier:
-    """Judges releases of one registry; see `activities.verification.ReleaseVerifier`."""
+    """Judges releases of one registry; see `activities.verification.ReleaseVerifier`.
+
+    Args:
+        layout: has the artifact's blobs, or pulls them from the registry.
+        registry: is asked for manifest and evidence at every judgement; never a cache.
+    """
 
     def __init__(
         self,
@@ -120,7 +126,10 @@ class RegistryVerifier:
         trust = found.attempt("trust root", lambda: read_trust_root(self._trust_root.read_bytes()))
         artifact = found.attempt("artifact", lambda: self._read_artifact(release))
         heartbeat("the artifact is read")
-        bundles = self._read_evidence(release, found)
+        # A registry that did not give the artifact is not asked again: each silence takes long.
+        bundles = () if artifact is None else self._read_evidence(release, found)
+        if artifact is None:
+            found.problems["listing"] = found.problems["artifact"]
         contents = None
         if artifact is not None and not artifact.problems:
             contents = found.attempt("contents", lambda: self._read_contents(release))
@@ -131,14 +140,20 @@ class RegistryVerifier:
             artifact=None if artifact is None else artifact_bytes(artifact),
             bundles=bundles,
         )
-        report = None
+        known = None
         if policy is not None and trust is not None:
             evidence = gathered(inputs, policy, trust, release=release, at=at)
             parts = components(evidence, policy)
             if parts is not None:
-                report = found.attempt("vulnerabilities", lambda: self._look_up(release, parts, at))
+                look_up = partial(self._vulnerabilities.look_up, release, parts, at=at)
+                known = found.attempt("vulnerabilities", look_up)
         return replace(
-            inputs, contents=contents, vulnerabilities=report, problems=dict(found.problems)
+            inputs,
+            contents=contents,
+            vulnerabilities=None if known is None else report_bytes(known.report),
+            advisories=None if known is None else known.advisories,
+            spoken=Spoken() if known is None else known.spoken,
+            problems=dict(found.problems),
         )
 
     def _read_policy(self) -> VerificationPolicy:
@@ -150,7 +165,7 @@ class RegistryVerifier:
         """The manifest and every blob, against their digests."""
         problems: list[str] = []
         try:
-            manifest = decode(self._layout.manifest_bytes(release))
+            manifest = decode(self._registry.manifest_bytes(release))
             media_type = str(manifest.get("mediaType", ""))
         except ReleaseNotFound:
             raise
@@ -161,6 +176,8 @@ class RegistryVerifier:
             self._layout.verify(release)
             spec = self._layout.describe(release)
             name, version = spec.name, spec.version
+        except RegistryRefused:
+            raise
         except ReleaseError as error:
             problems.append(str(error))
         return Artifact(
@@ -170,16 +187,13 @@ class RegistryVerifier:
     def _read_evidence(self, release: str, found: _Found) -> tuple[bytes, ...]:
         try:
             return tuple(self._registry.evidence(release))
-        except ReleaseNotFound as error:
+        except (ReleaseNotFound, RegistryRefused) as error:
             found.problems["listing"] = str(error)
         except (ReleaseError, EvidenceError) as error:
             found.problems[DAMAGED] = str(error)
         except (OSError, StoreUnavailable) as error:
             found.problems["listing"] = f"the registry does not answer: {error}"
         return ()
-
-    def _look_up(self, release: str, parts: Sequence[Component], at: datetime) -> bytes:
-        return report_bytes(self._vulnerabilities.report(release, parts, at=at))
 
     def _read_contents(self, release: str) -> bytes:
         """What is in the artifact: a function of its digest, so it is looked at once."""

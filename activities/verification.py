@@ -9,6 +9,7 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from activities.errors import final_errors
+from activities.heartbeats import beating
 from models.receipts import Draft, StoredReceipt
 from models.release_verdict import Judged, ReleaseVerdict
 from models.steps import JudgeRelease, ResolvedRelease, ResolveRelease
@@ -85,9 +86,10 @@ class VerificationActivities:
         if recorded is not None:
             return _recorded(recorded)
         now = self._clock()
-        judgement = self._verifier.verify(
-            step.release, phase=step.phase, at=now, heartbeat=activity.heartbeat
-        )
+        with beating():
+            judgement = self._verifier.verify(
+                step.release, phase=step.phase, at=now, heartbeat=activity.heartbeat
+            )
         verdict = judgement.verdict
         if verdict.outcome == "error" and activity.info().attempt < TRIES:
             raise ApplicationError(verdict.why, type="VerificationUnavailable")

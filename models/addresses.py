@@ -118,6 +118,18 @@ class AuthorityAddress(_Addresses):
         return int(self.url.rpartition(":")[2])
 
 
+class RegistryAddress(_Addresses):
+    """The OCI registry that releases and their evidence come from and go to."""
+
+    url: str = Field(
+        pattern=r"^https?://[^/\s?#@]+(/[a-z0-9._/-]+)?/?$",
+        description="http(s)://host[:port][/prefix]; each release name is a repository below it",
+    )
+    credentials: Path | None = Field(
+        default=None, description="file with user:password, readable by its owner alone"
+    )
+
+
 class BuilderAddress(_Addresses):
     """Where the builder's settings, keys and work are."""
 
@@ -138,7 +150,10 @@ class ControlAddresses(_Addresses):
     database: str = Field(description="SQLAlchemy URL")
     signing_key: Path = Field(description="Ed25519 private key of the ledger's checkpoints, PEM")
     config: Path = Field(description="the fleet's configuration, TOML")
-    releases: Path = Field(description="OCI image layout")
+    releases: Path = Field(description="OCI image layout; a cache where there is a registry")
+    registry: RegistryAddress | None = Field(
+        default=None, description="where releases are; without it, in the image layout alone"
+    )
     verification: VerificationAddress | None = Field(
         default=None, description="without it every verdict is an error, and no release is let in"
     )
@@ -158,6 +173,7 @@ class RegionAddresses(_Addresses):
     signing_key: Path
     config: Path
     releases: Path
+    registry: RegistryAddress | None = None
     workdir: Path = Field(description="where releases are unpacked and their logs are kept")
     gateway: GatewayAddress
     prometheus: str | None = Field(default=None, description="base URL; Envoy's own when absent")

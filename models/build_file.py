@@ -161,6 +161,31 @@ def _with_recipe(tree: dict[str, object]) -> dict[str, object]:
     return tree
 
 
+# unittest has no report that a program can read, so this runs it and writes the results as TAP, in
+# a file because tests may print. What is tested is what was built: the output comes first.
+_UNITTEST = """\
+import sys, unittest
+sys.path.insert(0, sys.argv[1])
+seen = []
+class Result(unittest.TextTestResult):
+    def startTest(self, test):
+        seen.append(test.id())
+        super().startTest(test)
+tests = unittest.defaultTestLoader.discover(sys.argv[2])
+result = unittest.TextTestRunner(verbosity=2, resultclass=Result).run(tests)
+failed = [test.id() for test, _ in result.failures + result.errors]
+failed += [test.id() for test in result.unexpectedSuccesses]
+skipped = [test.id() for test, _ in result.skipped]
+names = list(dict.fromkeys(seen + failed + skipped))
+with open(sys.argv[3], "w") as report:
+    print(f"1..{len(names)}", file=report)
+    for number, name in enumerate(names, 1):
+        said = "not ok" if name in failed else "ok"
+        end = "# SKIP" if name in skipped and name not in failed else ""
+        print(said, number, "-", name, end, file=report)
+sys.exit(bool(failed))
+"""
+
 _CARGO_MAKE: dict[str, object] = {
     "build": [["cargo", "make", "build"]],
     "test": [["cargo", "make", "test"]],
@@ -172,18 +197,21 @@ _CARGO_MAKE: dict[str, object] = {
 def _python_wheel(distribution: str) -> dict[str, object]:
     """Build the wheel without a network, and install it into the output as a release runs it.
 
+    The tests are those that unittest finds below ``tests``.
+
     Installed by name out of a directory: a wheel installed by its path leaves that path in its
     ``direct_url.json``, and two builds in two directories would differ.
     """
     pip = [PYTHON, "-m", "pip", "--isolated", "--disable-pip-version-check", "--no-input"]
     offline = ["--no-deps", "--no-index"]
-    wheels = "build/wheels"
+    wheels, report = "build/wheels", "unittest.tap"
     install = [*offline, "--no-compile", "--no-warn-script-location"]
     return {
         "build": [
             [*pip, "wheel", *offline, "--no-build-isolation", "--wheel-dir", wheels, "."],
             [*pip, "install", *install, "--find-links", wheels, "--target", OUTPUT, distribution],
         ],
-        "test": [[PYTHON, "-m", "unittest"]],
+        "test": [[PYTHON, "-c", _UNITTEST, OUTPUT, "tests", report]],
+        "tests": {"format": "tap", "reports": [report]},
         "output": "dist",
     }

@@ -103,9 +103,11 @@ NOT_ENFORCED: dict[str, str] = {
     "backup.backup_validation_sampling_percent": "no backup is validated by itself yet; "
     "`chainring restore --dry-run` restores one on the side",
     "testing": "no drill is started by itself yet; `chainring restore --dry-run` is one",
-    "audit_trail.store": "receipts are in the ledgers' own databases, whatever is said here",
 }
 """Keys that are accepted and checked in form, but that nothing acts on yet, and what is missing."""
+
+
+_FIRESTORE = "receipts are in the ledgers' own databases all the same, and not in Firestore"
 
 
 @dataclass(frozen=True)
@@ -120,9 +122,12 @@ class Finding:
 def check_config(config: Config) -> list[Finding]:
     """Remarks on a configuration: what is odd about it, and what of it is not enforced yet.
 
-    The latter do not depend on the values: a default that nothing acts on protects nobody either.
+    The latter do not depend on the values, as a default that nothing acts on protects nobody
+    either; but for a value that nothing acts on of a key that is otherwise acted on.
     """
     unenforced = [Finding("not enforced", key, missing) for key, missing in NOT_ENFORCED.items()]
+    if config.audit_trail.store == "firestore":
+        unenforced.append(Finding("not enforced", "audit_trail.store", _FIRESTORE))
     return [*_notes(config), *unenforced]
 
 

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from models.judge_signers import Accepted, missing_evidence
 from models.package_names import sbom_doubts
-from models.release_evidence import Evidence, KnownVulnerability, Unread, VulnerabilityReport
+from models.release_evidence import Evidence, KnownVulnerability, VulnerabilityReport
 from models.release_verdict import Check, limited
 from models.sbom import Component, Sbom
 from models.sbom_compare import SbomComparison
@@ -89,12 +89,18 @@ def check_vulnerabilities(
 ) -> Check:
     """Nothing that the policy blocks is known; and what is known is complete and fresh."""
     name = "vulnerabilities"
-    if not accepted.by_kind["sbom"]:
+    if not accepted.by_kind["sbom"] and evidence.listing is None:
         why = "there is no SBOM that counts to look up"
         return Check(name=name, outcome="fail", why=why)
-    report = evidence.vulnerabilities
-    if isinstance(report, Unread):
-        return Check(name=name, outcome="error", why=report.why)
+    report = evidence.vulnerabilities if accepted.by_kind["sbom"] else evidence.listing
+    if not isinstance(report, VulnerabilityReport):
+        why = report.why if report else "nothing was looked up"
+        return Check(name=name, outcome="error", why=why)
+    return _check_report(report, policy, at)
+
+
+def _check_report(report: VulnerabilityReport, policy: VerificationPolicy, at: datetime) -> Check:
+    name = "vulnerabilities"
     blocking = [found for found in report.found if _blocks(found, policy.vulnerabilities)]
     if blocking:
         lines = [
@@ -106,6 +112,10 @@ def check_vulnerabilities(
     if stale:
         return Check(name=name, outcome="error", why=stale[0], details=limited(stale))
     notes = [f"nothing is known of {component}" for component in report.unmatched]
+    uncovered = list(_uncovered(report, policy.vulnerabilities))
+    if uncovered:
+        why = f"{uncovered[0]}; a feed that covers it is needed, or vulnerabilities.allow_uncovered"
+        return Check(name=name, outcome="fail", why=why, details=limited(uncovered))
     cleared = [
         f"{found.id} in {found.component}: {found.cleared_by}"
         for found in report.found
@@ -126,6 +136,16 @@ def _blocks(found: KnownVulnerability, policy: VulnerabilityPolicy) -> bool:
         return True
     rule: str = getattr(policy.severities, found.severity)
     return rule == "block"
+
+
+def _uncovered(report: VulnerabilityReport, policy: VulnerabilityPolicy) -> Iterator[str]:
+    """Components of which nothing can be known, and which the policy does not let pass so."""
+    if policy.uncovered == "allow":
+        return
+    for component in report.unmatched:
+        bare = component.partition("?")[0].partition("#")[0].rpartition("@")
+        if (bare[0] or bare[2]) not in policy.allow_uncovered:
+            yield f"nothing can be known of {component!a:.300}"
 
 
 def _line(found: KnownVulnerability) -> str:

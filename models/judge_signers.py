@@ -53,6 +53,8 @@ def check_identity(evidence: Evidence, accepted: Accepted, policy: VerificationP
                 faults.append(f"{kind} is signed by {signer}; the policy allows {allowed}")
     if faults:
         return Check(name="identity", outcome="fail", why=faults[0], details=limited(faults))
+    if not accepted.all() and evidence.listing is not None:
+        return Check(name="identity", outcome="error", why=evidence.listing.why)
     if not accepted.all():
         return Check(
             name="identity", outcome="fail", why="nobody whom the policy names has signed anything"

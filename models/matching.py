@@ -8,7 +8,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from operator import itemgetter
+from typing import Any, Literal
 
 from packageurl import PackageURL
 from univers.versions import (
@@ -52,6 +53,10 @@ _STRICT_SEMVER = re.compile(
     r"v?(0|[1-9]\d{0,17})\.(0|[1-9]\d{0,17})\.(0|[1-9]\d{0,17})(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?\Z"
 )
 _SEMVER_LIKE = (SemverVersion, GolangVersion)
+_BY_VALUE = (PypiVersion, SemverVersion)
+
+Key = Any
+"""A version that can be compared with others of its ecosystem."""
 
 
 @dataclass(frozen=True)
@@ -151,27 +156,18 @@ def in_range(version: str, affected: Range, order: type[Version]) -> Answer:
     return "yes" if _walk(own, keyed) else "no"
 
 
-def _walk(own: Version, events: Sequence[tuple[str, str, Version | None]]) -> bool:
+def _walk(own: Key, events: Sequence[tuple[str, str, Key | None]]) -> bool:
     """OSV's algorithm; of two events at one version the end counts last, as it is written."""
     walked = [(kind, key) for kind, _, key in events if kind != "limit"]
     vulnerable = any(kind == "introduced" for kind, key in walked if key is None)
     later = [(key, kind) for kind, key in walked if key is not None]
-    for key, kind in sorted(later, key=lambda event: _Ordered(event[0])):
+    later.sort(key=itemgetter(0))
+    for key, kind in later:
         if (kind == "introduced" and own >= key) or (kind == "after" and own > key):
             vulnerable = True
         elif (kind == "fixed" and own >= key) or (kind == "last_affected" and own > key):
             vulnerable = False
     return vulnerable
-
-
-@dataclass(frozen=True)
-class _Ordered:
-    """A version as a key to sort by: the library's type does not say that it can be compared."""
-
-    version: Version
-
-    def __lt__(self, other: "_Ordered") -> bool:
-        return bool(self.version < other.version)
 
 
 def fixed_versions(affected: Affected) -> list[str]:
@@ -185,7 +181,7 @@ def fixed_versions(affected: Affected) -> list[str]:
     ]
 
 
-def version_key(version: str, order: type[Version]) -> Version | None:
+def version_key(version: str, order: type[Version]) -> Key | None:
     """A version in its ecosystem's order; None when it is not of its form."""
     return _version_key(version, order.__name__)
 
@@ -194,14 +190,16 @@ _ORDERS = {order.__name__: order for _, order in _ECOSYSTEMS.values()}
 
 
 @lru_cache(maxsize=65_536)
-def _version_key(version: str, named: str) -> Version | None:
+def _version_key(version: str, named: str) -> Key | None:
     order = _ORDERS[named]
     if len(version) > MAX_VERSION:
         return None
     if order in _SEMVER_LIKE and _STRICT_SEMVER.match(_three_parts(version)) is None:
         return None
     try:
-        return order(_three_parts(version) if order in _SEMVER_LIKE else version)
+        built = order(_three_parts(version) if order in _SEMVER_LIKE else version)
+        # The library compares its versions by this value, and takes several times as long for it.
+        return built.value if order in _BY_VALUE else built
     except (InvalidVersion, ValueError, TypeError, AttributeError, IndexError, KeyError):
         return None
 

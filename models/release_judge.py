@@ -44,7 +44,7 @@ def judge_release(
         check_tests(evidence, accepted, policy),
         check_sbom(evidence, accepted, policy),
         check_vulnerabilities(evidence, accepted, policy, at),
-        check_agreement(origin, accepted),
+        check_agreement(evidence, origin, accepted),
         check_ages(accepted, policy, at),
     ]
     outcome, why = conclude(checks)
@@ -94,8 +94,10 @@ def check_listing(evidence: Evidence) -> Check:
     return Check(name="evidence", outcome="pass", why=why, details=limited(said))
 
 
-def check_agreement(origin: Origin, accepted: Accepted) -> Check:
+def check_agreement(evidence: Evidence, origin: Origin, accepted: Accepted) -> Check:
     """All of the evidence that counts speaks of one source and one builder."""
+    if not accepted.all() and evidence.listing is not None:
+        return Check(name="agreement", outcome="error", why=evidence.listing.why)
     faults: list[str] = []
     if not origin.named:
         faults.append("no evidence that counts says where the release comes from")

@@ -68,6 +68,11 @@ class VerdictInputs(_Part):
     vulnerabilities: Digest | None = Field(
         default=None, description="what is known against the components, and as of when"
     )
+    advisories: Digest | None = Field(
+        default=None, description="what was read of the vulnerability database for that"
+    )
+    vex: dict[str, Digest] = Field(default={}, description="VEX documents, by their file names")
+    exceptions: Digest | None = Field(default=None, description="the file of accepted risks")
     problems: Digest | None = Field(default=None, description="what could not be read, in words")
 
 

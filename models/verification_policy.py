@@ -209,6 +209,14 @@ class VulnerabilityPolicy(_Section):
     block_epss_from: Annotated[float, Field(gt=0, le=1)] | None = Field(
         default=None, description="EPSS probability from which a finding blocks"
     )
+    uncovered: Rule = Field(
+        default="block",
+        description="components of which nothing can be known, as no loaded feed covers their "
+        "kind: an answer that nobody gave is no clean one",
+    )
+    allow_uncovered: list[Exact] = Field(
+        default=[], description="such components that may be, without their versions"
+    )
     max_data_age_hours: Annotated[float, Field(gt=0, le=24 * 366)] = 48.0
     required_sources: list[Exact] = Field(
         default=[], description="feeds that must be loaded and fresh, beside the configuration's"

@@ -108,10 +108,10 @@ def matching(home: Path, count: int, parts: list[Component]) -> float:
 
     def read() -> None:
         with store.reading() as reader:
-            reader.about(wanted)
+            reader.about(wanted, lambda name, advisory: False)
 
-    whole, alone = best(lambda: reports.report(RELEASE, parts, at=now), read)
-    found = len(reports.report(RELEASE, parts, at=now).found)
+    whole, alone = best(lambda: reports.look_up(RELEASE, parts, at=now), read)
+    found = len(reports.look_up(RELEASE, parts, at=now).report.found)
     print(
         f"| {count:,} | {found:,} | {whole:.2f} s | {alone:.2f} s | {whole / alone:.2f} "
         f"| {loaded:.0f} s |",

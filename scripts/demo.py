@@ -19,8 +19,8 @@ from rich.console import Console
 from models.bundle import read_bundle
 from models.rollout import FINAL_STATES, RolloutRequest, RolloutState, RolloutStatus
 from models.statement import read_statement
-from stores.oci import ImageLayout
 from workers.process import connect
+from workers.release_store import open_releases
 from workers.settings import known_regions, load_control
 from workers.supervisor import answers, die_with_parent
 
@@ -95,7 +95,7 @@ def _story(home: Path, given: argparse.Namespace) -> bool:
 
 def _tamper(home: Path) -> None:
     """A release like the good one but for one line, with the good one's evidence beside it."""
-    layout = ImageLayout(load_control().releases)
+    layout = open_releases(load_control())
     good = layout.resolve(GOOD)
     name, version = TAMPERED.split(":")
     with tempfile.TemporaryDirectory(dir=home) as scratch:
@@ -113,7 +113,7 @@ async def _roll_out(reference: str, **fields: str) -> RolloutStatus:
     addresses = load_control()
     client = await connect(addresses.temporal)
     request = RolloutRequest(
-        release=ImageLayout(addresses.releases).resolve(reference),
+        release=open_releases(addresses).resolve(reference),
         actor="demo",
         reason="demonstration",
         overrides={} if fields else OVERRIDES,

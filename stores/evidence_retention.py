@@ -58,9 +58,15 @@ def input_digests(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     verdict = body.get("verdict")
     inputs = verdict.get("inputs") if isinstance(verdict, Mapping) else None
     for name, value in inputs.items() if isinstance(inputs, Mapping) else ():
-        for digest in value if isinstance(value, list) else [value]:
+        for digest in _values(value):
             if is_digest(digest):
                 yield name, str(digest)
+
+
+def _values(value: object) -> list[object]:
+    if isinstance(value, Mapping):
+        return list(value.values())
+    return value if isinstance(value, list) else [value]
 
 
 def _problem(archive: EvidenceArchive, digest: str) -> str:

@@ -44,7 +44,11 @@ class HttpRepository:
     def __init__(self, client: RegistryClient, repository: str) -> None:
         self._client = client
         self._base = f"v2/{repository}"
-        self.name = repository.rpartition("/")[2]
+        self._folder, _, self.name = repository.rpartition("/")
+
+    def sibling(self, name: str) -> "HttpRepository":
+        """Another repository beside this one, in the same registry."""
+        return HttpRepository(self._client, f"{self._folder}/{name}".lstrip("/"))
 
     def resolve(self, reference: str) -> str:
         """The digest that a version (or ``name:version``) stands for now.
@@ -222,20 +226,29 @@ class HttpRepository:
         return bundles
 
     def _settle_index(self, subject: str) -> None:
-        """Write the fallback index until it is what the tags say: the last writer sees all tags."""
+        """Write the fallback index until it has all that it had, and all that has a tag.
+
+        Of our own writers the last one sees every tag. What other tools listed has none, so that it
+        stays only because it is read first.
+        """
         for _ in range(SETTLE_TRIES):
-            listed = self._from_tags(subject)
+            listed = self._fallback(subject)
             self._put_manifest(encode(listed), referrers_tag(subject), INDEX_TYPE)
-            if self._from_tags(subject) == listed:
+            wanted = {each.digest for each in self._fallback(subject).manifests}
+            if wanted == {each.digest for each in self._listed(subject).manifests}:
                 return
         raise RegistryUnavailable(f"referrers of {subject}: other writers never come to an end")
 
-    def _fallback(self, subject: str) -> Index:
-        """What the index lists, and what has a tag: the latter cannot be lost to a late writer."""
+    def _listed(self, subject: str) -> Index:
+        """The fallback index as it is, which other tools write too."""
         answer = self._client.send(
             "GET", f"{self._base}/manifests/{referrers_tag(subject)}", allow=(404,), headers=_ACCEPT
         )
-        index = _index(answer.content) if answer.is_success else Index()
+        return _index(answer.content) if answer.is_success else Index()
+
+    def _fallback(self, subject: str) -> Index:
+        """What the index lists, and what has a tag: the latter cannot be lost to a late writer."""
+        index = self._listed(subject)
         known = {each.digest for each in index.manifests}
         own = [each for each in self._from_tags(subject).manifests if each.digest not in known]
         return index.model_copy(update={"manifests": [*index.manifests, *own]})

@@ -179,10 +179,6 @@ class ImageLayout:
         """A manifest's bytes, checked against the digest; raises what `manifest` raises."""
         return self._blobs.read(self._describe_blob(digest), limit=MANIFEST_LIMIT)
 
-    def read_blob(self, descriptor: Descriptor, *, limit: int) -> bytes:
-        """A whole small blob, checked against digest and size; raises what `manifest` raises."""
-        return self._blobs.read(descriptor, limit=limit)
-
     def attach(self, subject: str, bundle: bytes, predicate_type: str) -> str:
         """Keep a bundle of evidence with a release; the same bundle again changes nothing.
 

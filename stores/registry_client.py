@@ -39,6 +39,7 @@ class RegistryClient:
     Args:
         credentials: file with ``user:password``, readable by its owner alone; or none.
         pause: how to wait between two tries, in seconds; tests give their own.
+        tries: how often a request is made before the registry counts as unavailable.
     """
 
     def __init__(
@@ -48,10 +49,12 @@ class RegistryClient:
         credentials: Path | None = None,
         pause: Callable[[float], None] = time.sleep,
         timeout: httpx.Timeout = TIMEOUT,
+        tries: int = TRIES,
     ) -> None:
         self._url = url.rstrip("/") + "/"
         self._credentials = credentials
         self._pause = pause
+        self._tries = tries
         self._token = ""
         self._client = httpx.Client(timeout=timeout, follow_redirects=True)
 
@@ -138,15 +141,15 @@ class RegistryClient:
 
     def _tried(self, ask: Callable[[], httpx.Response]) -> httpx.Response:
         pause = FIRST_PAUSE
-        for attempt in range(1, TRIES + 1):
+        for attempt in range(1, self._tries + 1):
             try:
                 return ask()
             except _TryAgain as again:
-                if attempt == TRIES:
+                if attempt == self._tries:
                     raise RegistryUnavailable(f"{self._url}: {again}") from None
                 self._pause(min(LONGEST_PAUSE, again.after or pause))
             except httpx.TransportError as error:
-                if attempt == TRIES:
+                if attempt == self._tries:
                     raise RegistryUnavailable(
                         f"{self._url}: {type(error).__name__} {error}"
                     ) from None

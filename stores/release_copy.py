@@ -14,6 +14,7 @@ from models.statement import read_statement
 from stores.blobs import ReleaseCorrupt, Sink
 from stores.http_registry import HttpRepository
 from stores.oci import ImageLayout
+from stores.registry_source import note_location
 
 
 def push_release(layout: ImageLayout, repository: HttpRepository, digest: str) -> str:
@@ -27,17 +28,23 @@ def push_release(layout: ImageLayout, repository: HttpRepository, digest: str) -
         RegistryUnavailable: the registry does not answer; what it has so far has no name.
     """
     layout.verify(digest)
-    spec, manifest = layout.describe(digest), layout.manifest(digest)
-    for blob in (*manifest.layers, manifest.config):
-        repository.put_file(blob, layout.blobs.path(blob.digest))
-    content = layout.manifest_bytes(digest)
-    repository.put_manifest(content)
+    spec = layout.describe(digest)
+    push_bytes(layout, repository, digest)
+    note_location(repository, digest)
     there = set(repository.evidence(digest))
     for bundle in layout.evidence(digest):
         if bundle not in there:
             repository.attach(digest, bundle, predicate_type(bundle))
-    repository.give_tag(spec.version, content)
+    repository.give_tag(spec.version, layout.manifest_bytes(digest))
     return spec.reference
+
+
+def push_bytes(layout: ImageLayout, repository: HttpRepository, digest: str) -> None:
+    """Copy a release's blobs and manifest into a registry, under no name."""
+    manifest = layout.manifest(digest)
+    for blob in (*manifest.layers, manifest.config):
+        repository.put_file(blob, layout.blobs.path(blob.digest))
+    repository.put_manifest(layout.manifest_bytes(digest))
 
 
 def pull_release(repository: HttpRepository, layout: ImageLayout, reference: str) -> str:
@@ -54,11 +61,7 @@ def pull_release(repository: HttpRepository, layout: ImageLayout, reference: str
         RegistryUnavailable: the registry does not answer.
     """
     digest = repository.resolve(reference)
-    manifest = repository.image(digest)
-    for blob in (*manifest.layers, manifest.config):
-        if not layout.blobs.has(blob.digest):
-            _fetch(repository, layout, blob)
-    layout.blobs.put(MANIFEST_TYPE, repository.manifest_bytes(digest))
+    pull_bytes(repository, layout, digest)
     layout.verify(digest)
     for bundle in repository.evidence(digest):
         layout.attach(digest, bundle, predicate_type(bundle))
@@ -66,6 +69,31 @@ def pull_release(repository: HttpRepository, layout: ImageLayout, reference: str
         raise ReleaseCorrupt(f"{digest} calls itself otherwise than its repository")
     layout.give_name(digest)
     return digest
+
+
+def pull_bytes(
+    repository: HttpRepository,
+    layout: ImageLayout,
+    digest: str,
+    *,
+    layers: bool = True,
+    anew: bool = False,
+) -> None:
+    """Copy a release's blobs and manifest, each checked, out of a registry, under no name.
+
+    Args:
+        layers: false for the manifest and the description alone.
+        anew: also what is here already.
+
+    Raises:
+        ReleaseError: there is no such release, or what comes is not what its digest says.
+        RegistryUnavailable: the registry does not answer.
+    """
+    manifest = repository.image(digest)
+    for blob in (*(manifest.layers if layers else []), manifest.config):
+        if anew or not layout.blobs.has(blob.digest):
+            _fetch(repository, layout, blob)
+    layout.blobs.put(MANIFEST_TYPE, repository.manifest_bytes(digest))
 
 
 def predicate_type(bundle: bytes) -> str:

@@ -2,7 +2,8 @@
 
 Evidence of a release is an OCI referrer of its digest (image specification 1.1, "Guidelines for
 Artifact Usage"): a manifest that names the release as its ``subject`` and holds a Sigstore bundle.
-Implementations: `stores.oci.ImageLayout` on disk, `stores.http_registry.HttpRegistry`.
+Implementations: `stores.oci.ImageLayout` on disk, `stores.http_registry.HttpRepository` for one
+name in a registry, `stores.registry_source.RegistrySource` for all of it.
 """
 
 from collections.abc import Sequence
@@ -41,9 +42,6 @@ class ReleaseRegistry(Protocol):
 
     def manifest_bytes(self, digest: str) -> bytes:
         """A manifest's bytes, checked against the digest; raises `ReleaseError`."""
-
-    def read_blob(self, descriptor: Descriptor, *, limit: int) -> bytes:
-        """A whole small blob, checked against digest and size; raises `ReleaseError`."""
 
     def attach(self, subject: str, bundle: bytes, predicate_type: str) -> str:
         """Keep a bundle with a release; the same bundle again changes nothing.

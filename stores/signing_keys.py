@@ -108,7 +108,9 @@ class SigningKeys:
     def _signs(self, key: TrustedKey, now: datetime) -> bool:
         margin = min(_MARGIN, self._rotation / 10)
         usable = key.revoked_at is None and key.identity == self.identity
-        return usable and now < key.valid_until - margin and self._private(key).exists()
+        # A rotation that was made shorter also ends the days of the key that signs already.
+        end = min(key.valid_until, key.valid_from + _SKEW + self._rotation)
+        return usable and now < end - margin and self._private(key).exists()
 
     def _replace(self, keys: list[TrustedKey], now: datetime) -> TrustedKey:
         """Retire what signs and add a new key; the private half is on disk before the registry."""

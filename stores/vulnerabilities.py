@@ -17,6 +17,7 @@ import msgspec
 from models.advisory import Advisory, Affected
 from models.matching import base_ecosystem, normal_name
 from models.vulnerability_data import Feed, LoadedFeed, Snapshot
+from stores.consulted import Relevant
 from stores.sql import BUSY_TIMEOUT_MS, StoreUnavailable
 from stores.vulnerability_feeds import (
     FeedError,
@@ -187,8 +188,14 @@ class AdvisoryReader:
         )
         return Snapshot(feeds=[_feed(row) for row in rows])
 
-    def about(self, packages: Sequence[tuple[str, str]]) -> dict[tuple[str, str], list[Advisory]]:
-        """Advisories that are not withdrawn, by (base ecosystem, normal name) of a package."""
+    def about(
+        self, packages: Sequence[tuple[str, str]], relevant: Relevant
+    ) -> dict[tuple[str, str], list[Advisory]]:
+        """Advisories that are not withdrawn, by (base ecosystem, normal name) of a package.
+
+        Args:
+            relevant: says which are wanted; of a name that has thousands, hardly any are in memory.
+        """
         self._connection.execute(
             "CREATE TEMP TABLE IF NOT EXISTS wanted (ecosystem TEXT, name TEXT, "
             "PRIMARY KEY (ecosystem, name)) WITHOUT ROWID"
@@ -202,7 +209,9 @@ class AdvisoryReader:
         )
         found: dict[tuple[str, str], list[Advisory]] = {}
         for ecosystem, name, data in rows:
-            found.setdefault((ecosystem, name), []).append(_DECODE(data))
+            advisory = _DECODE(data)
+            if relevant((ecosystem, name), advisory):
+                found.setdefault((ecosystem, name), []).append(advisory)
         return found
 
     def ecosystems(self, names: Iterable[str]) -> set[str]:

@@ -81,6 +81,8 @@ class Builder:
         create_all(engine)
         self.ledger = Ledger(engine, CONTROL_LEDGER)
         self.trust = home / "trust.json"
+        config = home / "config.toml"
+        config.touch()
         address = BuilderAddress(
             settings=home,
             work=home / "work",
@@ -102,7 +104,7 @@ class Builder:
             store=ControlStore(engine, self.ledger),
             ledger=self.ledger,
             layout=self.layout,
-            config=home / "config.toml",
+            config=config,
             notary=Notary(self.ledger, ensure_key(home / "key.pem")),
         )
 

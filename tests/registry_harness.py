@@ -69,7 +69,7 @@ class Faults:
         self.seen: list[str] = []
 
     def plan(self, fault: str, method: str = "", path: str = "", times: int = 1) -> None:
-        """``429``, ``500``, ``cut`` (in the middle of the body) or ``wrong`` (other bytes)."""
+        """A status, ``cut`` (in the middle of the body) or ``wrong`` (other bytes)."""
         self._planned += [(fault, method, path)] * times
 
     def take(self, method: str, path: str) -> str:
@@ -93,7 +93,7 @@ def proxied(port: int) -> Iterator[tuple[str, Faults]]:
         def _pass(self) -> None:
             body = self._body()
             fault = faults.take(self.command, self.path)
-            if fault in ("429", "500"):
+            if fault in ("403", "429", "500"):
                 self.send_response(int(fault))
                 if fault == "429":
                     self.send_header("Retry-After", "1")

@@ -36,7 +36,7 @@ def home(tmp_path, monkeypatch):
             "builder": prepare_builder(tmp_path),
         }
     )
-    (tmp_path / "fleet.toml").write_text("")
+    (tmp_path / "fleet.toml").write_text("[signing]\nkey_rotation_days = 30\n")
     (tmp_path / "control").mkdir()
     (tmp_path / "control" / "addresses.json").write_text(addresses.model_dump_json())
     create_all(open_engine(addresses.database))
@@ -66,6 +66,17 @@ def test_a_rotation_is_receipted_and_trusted(home):
     assert {key["key_id"] for key in keys} == {key.key_id for key in trust.signing_keys}
     assert len(keys) == 2 and len(trust.timestamp_authorities) == 1
     assert receipts(home) == [("key.rotated", "ana")] * 2
+    newest = max(trust.signing_keys, key=lambda key: key.valid_until)
+    assert timedelta(29) < newest.valid_until - datetime.now(UTC) <= timedelta(30)
+
+
+def test_a_configuration_that_does_not_hold_stops_a_rotation_and_no_revocation(home):
+    assert run("keys", "rotate", *who()).exit_code == 0
+    [key] = json.loads(run("keys", "list", "--json").output)
+    home.config.write_text("[signing]\nkey_rotation_days = 0\n")
+    assert run("keys", "rotate", *who()).exit_code == 2
+    at = ("--at", datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    assert run("keys", "revoke", key["key_id"], *at, *who("stolen")).exit_code == 0
 
 
 def test_a_revocation_reaches_the_trust_root_and_the_ledger(home):

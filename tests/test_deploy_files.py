@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
-from models.addresses import ControlAddresses, RegionAddresses
+from models.addresses import ControlAddresses, RegionAddresses, RegistryAddress
 from models.config import load_config
 from models.config_sections import default_regions
 from stores.templates import render, render_default_config
@@ -98,6 +99,26 @@ def test_addresses_hold_and_name_no_one_else():
         text = rendered("addresses/region.json.tera", region=region)
         assert RegionAddresses.model_validate_json(text).region == region
         assert not any(names(text, other) for other in [*REGIONS, "control"] if other != region)
+
+
+def test_a_registry_is_named_where_there_is_one():
+    url, secret = "https://registry.example.org/fleet", "/run/secrets/registry"
+    for name in ("control", "region"):
+        text = rendered(
+            f"addresses/{name}.json.tera", region="eu", registry=url, registry_credentials=secret
+        )
+        model = ControlAddresses if name == "control" else RegionAddresses
+        found = model.model_validate_json(text).registry
+        assert found == RegistryAddress(url=url, credentials=secret)
+        assert "releases" not in str(model.model_validate_json(text).releases.parent)
+        bare = rendered(f"addresses/{name}.json.tera", region="eu", registry=url)
+        assert model.model_validate_json(bare).registry == RegistryAddress(url=url)
+
+
+@pytest.mark.parametrize("url", ["registry.example.org", "https://ana:x@host/", "http://h/../x y"])
+def test_an_address_that_is_no_registry_is_refused(url):
+    with pytest.raises(ValidationError, match="url"):
+        RegistryAddress(url=url)
 
 
 def test_regions_on_one_machine_share_no_port():

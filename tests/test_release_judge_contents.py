@@ -209,7 +209,27 @@ def test_a_policy_that_requires_no_feed_is_answered_by_none():
     assert judge(evidence(*good_statements().values()), under).outcome == "error"
 
 
-def test_components_that_no_feed_covers_are_said():
-    given = evidence(*good_statements().values(), vulnerabilities=report(unmatched=["pkg:x/y@1"]))
-    [check] = [each for each in judge(given).checks if each.name == "vulnerabilities"]
-    assert check.details == ["nothing is known of pkg:x/y@1"]
+UNCOVERED = report(unmatched=["pkg:generic/@acme/tls@1.2?os=linux", "own-part"])
+
+
+def uncovered(**rules):
+    given = evidence(*good_statements().values(), vulnerabilities=UNCOVERED)
+    checks = judge(given, policy(vulnerabilities=rules)).checks
+    [check] = [each for each in checks if each.name == "vulnerabilities"]
+    return check
+
+
+def test_components_that_no_feed_covers_block_unless_the_policy_lets_them():
+    check = uncovered()
+    assert check.outcome == "fail" and "allow_uncovered" in check.why
+    assert len(check.details) == 2 and "pkg:generic/@acme/tls" in check.details[0]
+    one = uncovered(allow_uncovered=["pkg:generic/@acme/tls"])
+    assert one.outcome == "fail" and one.details == ["nothing can be known of 'own-part'"]
+    both = uncovered(allow_uncovered=["pkg:generic/@acme/tls", "own-part"])
+    assert both.outcome == "pass" and len(both.details) == 2, "they are said all the same"
+    assert uncovered(uncovered="allow").outcome == "pass"
+
+
+@pytest.mark.parametrize("near", ["pkg:generic/@acme/tl", "pkg:generic/@acme", "own-parts", "own"])
+def test_a_name_that_is_nearly_the_components_allows_nothing(near):
+    assert len(uncovered(allow_uncovered=[near]).details) == 2

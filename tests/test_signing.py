@@ -203,6 +203,18 @@ def test_a_key_is_replaced_after_ninety_days(keys, clock):
     assert key_files(keys) == [second.key_id]
 
 
+def test_a_rotation_that_is_made_shorter_counts_for_the_key_that_is_there(keys, clock):
+    first = keys.current()
+    shorter = SigningKeys(keys.directory, "builder", rotation_days=30, clock=clock)
+    clock.set(NOW + timedelta(days=29))
+    assert shorter.current() == first
+    clock.set(NOW + timedelta(days=30))
+    second = shorter.current()
+    assert second.key_id != first.key_id
+    assert second.valid_until - clock.now == timedelta(days=30)
+    assert shorter.public()[0].valid_until < first.valid_until
+
+
 def test_every_signature_of_a_year_stands_under_rotation(keys, clock, world):
     """Whenever it is asked, the registry gives a key whose days hold the timestamp."""
     bundles = []

@@ -1,6 +1,7 @@
 """The verifier with the real vulnerability database: what is known, what clears it, how long."""
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -8,13 +9,15 @@ from release_evidence_harness import failed
 from sbom_harness import install_python
 from verifier_harness import NOW, Bench
 
-from activities.judging import from_archive, judge_inputs
+from activities.judging import from_archive, judge_inputs, report_doubt
 from activities.release_verifier import RegistryVerifier
 from models.bundle import read_bundle
 from models.sbom import sbom_of
 from models.statement import SBOM, read_statement
+from stores.evidence_archive import digest_of
+from stores.evidence_retention import input_digests
 from stores.vulnerabilities import VulnerabilityStore
-from stores.vulnerability_report import VulnerabilityReports, Words
+from stores.vulnerability_report import Spoken, VulnerabilityReports, Words
 
 PURL = "pkg:pypi/leaky@1.4.0"
 OSV = {
@@ -129,6 +132,64 @@ def test_the_verdict_is_given_again_after_the_database_has_changed(bench):
 def test_a_vex_statement_with_a_justification_clears_it(bench):
     bench.says("not_affected", justification="vulnerable_code_not_in_execute_path")
     assert bench.verify(bench.attested()).verdict.outcome == "pass"
+
+
+def doubt(bench, verdict, **changes):
+    """Whether the archived report follows from what it was made of."""
+    inputs = replace(from_archive(bench.archive, verdict.inputs), **changes)
+    return report_doubt(inputs, release=verdict.release, at=verdict.at)
+
+
+def test_the_report_is_made_again_of_what_was_read_and_said(bench):
+    bench.says("not_affected", justification="vulnerable_code_not_in_execute_path")
+    bench.accepts(NOW + timedelta(hours=1))
+    verdict = bench.verify(bench.attested()).verdict
+    vendor = (bench.words.vex / "vendor.json").read_bytes()
+    assert verdict.inputs.vex == {"vendor.json": digest_of(vendor)}
+    assert verdict.inputs.exceptions == digest_of(bench.words.exceptions.read_bytes())
+    assert b"GHSA-xxxx-yyyy-zzzz" in bench.archive.get(verdict.inputs.advisories)
+    bench.words.exceptions.unlink()
+    (bench.words.vex / "vendor.json").unlink()
+    bench.load(OSV | {"withdrawn": "2026-01-02T00:00:00Z"})
+    assert doubt(bench, verdict) == ""
+    assert replayed(bench, verdict) == verdict
+    inputs = dict(input_digests({"verdict": verdict.model_dump(mode="json")}))
+    assert inputs["vex"] == digest_of(vendor) and {"advisories", "exceptions"} <= set(inputs)
+
+
+def test_what_is_about_other_versions_alone_is_not_archived(bench):
+    text = json.dumps(OSV).replace("GHSA-xxxx", "GHSA-past").replace("4242", "1111")
+    bench.load(OSV, json.loads(text.replace("1.5.0", "1.2.0")))
+    verdict = bench.verify(bench.attested()).verdict
+    record = bench.archive.get(verdict.inputs.advisories)
+    assert b"GHSA-xxxx" in record and b"GHSA-past" not in record
+    assert doubt(bench, verdict) == ""
+
+
+def test_a_report_that_does_not_follow_is_doubted(bench):
+    verdict = bench.verify(bench.attested()).verdict
+    assert doubt(bench, verdict) == ""
+    cleared = bench.archive.get(verdict.inputs.vulnerabilities).replace(b"critical", b"low")
+    assert "another report" in doubt(bench, verdict, vulnerabilities=cleared)
+    assert "not archived" in doubt(bench, verdict, advisories=None)
+    assert "advisories" in doubt(bench, verdict, advisories=b"{}")
+    record = bench.archive.get(verdict.inputs.advisories)
+    fewer = json.loads(record) | {"about": []}
+    assert "another report" in doubt(bench, verdict, advisories=json.dumps(fewer).encode())
+    word = {"vendor.json": b'{"@context": "x", "statements": 1}'}
+    assert "vendor.json" in doubt(bench, verdict, spoken=Spoken(vex=word))
+
+
+def test_an_unlisted_kind_of_component_blocks(bench):
+    (bench.home / "osv" / "0.json").write_text(
+        json.dumps(OSV).replace('"ecosystem": "PyPI"', '"ecosystem": "npm"')
+    )
+    bench.store.load("osv", bench.home / "osv", now=NOW)
+    verdict = bench.verify(bench.attested()).verdict
+    assert f"nothing can be known of '{PURL}'" in failed(verdict)["vulnerabilities"]
+    policy = bench.files["policy"].read_text()
+    bench.files["policy"].write_text(policy + 'allow_uncovered = ["pkg:pypi/leaky"]\n')
+    assert bench.verify(verdict.release).verdict.outcome == "pass"
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def report(store, tmp_path):
 
     def ask(*purls, at=NOW):
         parts = [Component(kind="library", name=purl, purl=purl) for purl in purls]
-        return VulnerabilityReports(store, words).report(RELEASE, parts, at=at)
+        return VulnerabilityReports(store, words).look_up(RELEASE, parts, at=at).report
 
     return ask
 

@@ -12,7 +12,7 @@ from timestamp_authority import START
 from activities.release_verifier import RegistryVerifier
 from activities.verification import Judgement
 from models.provenance import Material, Provenance, read_provenance
-from models.release_evidence import KnownVulnerability, VulnerabilityReport
+from models.release_evidence import KnownVulnerability
 from models.sbom import Component
 from models.statement import write_statement
 from models.test_results import TestResults
@@ -20,6 +20,7 @@ from stores.attesting import attest_release
 from stores.evidence_archive import EvidenceArchive
 from stores.oci import ImageLayout
 from stores.sql import StoreUnavailable
+from stores.vulnerability_report import LookedUp, Spoken
 
 BUILT = START + timedelta(days=10)
 NOW = START + timedelta(days=12)
@@ -34,14 +35,13 @@ class FakeVulnerabilities:
     as_of: datetime = NOW
     asked: Sequence[Component] = ()
 
-    def report(
-        self, release: str, components: Sequence[Component], *, at: datetime
-    ) -> VulnerabilityReport:
+    def look_up(self, release: str, components: Sequence[Component], *, at: datetime) -> LookedUp:
         if self.down:
             raise StoreUnavailable("locked", "the test says so")
         self.asked = components
         sources = {"nvd": self.as_of, "osv": self.as_of}
-        return report(*self.found, components=len(components), sources=sources)
+        known = report(*self.found, components=len(components), sources=sources)
+        return LookedUp(known, Spoken(), advisories=b"")
 
 
 class Bench:

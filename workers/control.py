@@ -10,11 +10,11 @@ from stores.checkpoints import Notary
 from stores.control import ControlStore
 from stores.keys import load_key
 from stores.ledger import Ledger
-from stores.oci import ImageLayout
 from stores.overrides import OverrideStore
 from stores.sql import create_all, open_engine
 from workers.builder import build_activities
 from workers.process import activities_of, connect, make_worker, serve
+from workers.release_store import open_releases
 from workers.settings import load_control
 from workers.supply import release_verifier, vulnerability_activities
 from workflows.break_glass import BreakGlass
@@ -43,7 +43,7 @@ class ControlParts:
         create_all(engine)
         self.ledger = Ledger(engine, CONTROL_LEDGER)
         self.overrides = OverrideStore(engine, self.ledger)
-        store, layout = ControlStore(engine, self.ledger), ImageLayout(addresses.releases)
+        store, layout = ControlStore(engine, self.ledger), open_releases(addresses)
         self.incidents = IncidentActivities(
             store=store, ledger=self.ledger, layout=layout, config=addresses.config
         )

@@ -17,13 +17,13 @@ from typing import Any
 from models.addresses import RegionAddresses
 from models.supervision import RestartPolicy
 from stores.files import file_lock, write_atomic
-from stores.oci import ImageLayout
 from stores.processes import ProcessStore, ReleaseProcess
 from stores.sql import StoreUnavailable, create_all, open_engine
 from stores.unpack import remove_unpacked
 from workers.host_process import Seen, Site, Supervisor
 from workers.host_system import PortBook, kill_leftovers
 from workers.primary import require_primary
+from workers.release_store import open_releases
 from workers.settings import known_regions, load_region, primary_pointer
 
 POLL_S = 0.1
@@ -86,7 +86,7 @@ class _RegionHost:
         self._site = Site(
             region=addresses.region,
             host_id=_host_id(addresses.workdir),
-            layout=ImageLayout(addresses.releases),
+            layout=open_releases(addresses),
             workdir=addresses.workdir.resolve(),
             ports=ports,
             policy=RestartPolicy(),

@@ -12,13 +12,13 @@ from stores.checkpoints import Notary
 from stores.fleet import FleetStore
 from stores.keys import load_key
 from stores.ledger import Ledger
-from stores.oci import ImageLayout
 from stores.processes import ProcessStore
 from stores.shards import ShardStore
 from stores.sql import open_engine
 from workers.nexus_region import RegionService
 from workers.primary import end_when_primary_changes, require_primary
 from workers.process import activities_of, connect, make_worker, serve
+from workers.release_store import open_releases
 from workers.settings import load_region
 from workflows.region import REGION_WORKFLOWS
 
@@ -44,7 +44,7 @@ class RegionParts:
             addresses,
             self.shards,
             self.processes,
-            ImageLayout(addresses.releases),
+            open_releases(addresses),
             RoutePublisher(addresses.gateway, region),
         )
         self.activities = RegionActivities(

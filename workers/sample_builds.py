@@ -16,7 +16,7 @@ from models.addresses import ControlAddresses
 from models.build import BuildRequest, BuildResult
 from models.vulnerability_data import RefreshReport, RefreshRequest
 from stores.files import write_atomic
-from stores.oci import ImageLayout
+from workers.release_store import open_releases
 from workers.sample_source import SampleRepository
 from workers.samples import LATE, SERVICES, SOURCES, VARIANTS
 
@@ -72,7 +72,7 @@ async def build_samples(
     for repository in repositories.values():
         repository.allow(addresses.builder.settings.parent / "allowed_signers")
         allow_source(addresses.verification.policy, str(repository.path))
-    there = {f"{each.name}:{each.version}" for each in ImageLayout(addresses.releases).list()}
+    there = {f"{each.name}:{each.version}" for each in open_releases(addresses).list()}
     missing = [each for each in wanted if each.reference not in there]
     commits = [
         (

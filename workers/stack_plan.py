@@ -21,6 +21,7 @@ from models.addresses import (
     ControlAddresses,
     GatewayAddress,
     RegionAddresses,
+    RegistryAddress,
     TemporalAddress,
     WorkerAddress,
 )
@@ -74,6 +75,7 @@ class Options(BaseModel):
     temporal_port: int | None = None
     databases: dict[str, str] = {}  # region or "control" -> SQLAlchemy URL
     otlp_endpoint: str | None = None
+    registry: RegistryAddress | None = None
 
 
 def set_up(options: Options) -> StackPlan:
@@ -213,6 +215,7 @@ def _control(root: Path, ports: Ports, config: Config, options: Options) -> Auth
         releases=root / "releases",
         verification=verification,
         builder=builder,
+        registry=options.registry,
         otlp_endpoint=options.otlp_endpoint,
     )
     ensure_key(addresses.signing_key)
@@ -235,6 +238,7 @@ def _region(root: Path, region: str, ports: Ports, options: Options) -> None:
         signing_key=folder / "signing.pem",
         config=root / "fleet.toml",
         releases=root / "releases",
+        registry=options.registry,
         workdir=folder / "releases",
         gateway=gateway,
         otlp_endpoint=options.otlp_endpoint,

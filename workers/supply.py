@@ -15,6 +15,7 @@ from stores.oci import ImageLayout
 from stores.templates import render_policy
 from stores.vulnerabilities import VulnerabilityStore
 from stores.vulnerability_report import VulnerabilityReports, Words
+from workers.release_store import evidence_registry
 
 
 def prepare_verification(root: Path, issuer: str | None = None) -> VerificationAddress:
@@ -50,7 +51,7 @@ def release_verifier(addresses: ControlAddresses, layout: ImageLayout) -> Releas
         return NoVerifier()
     return RegistryVerifier(
         layout=layout,
-        registry=layout,
+        registry=evidence_registry(layout),
         archive=EvidenceArchive(address.archive),
         vulnerabilities=vulnerability_source(address),
         policy=address.policy,

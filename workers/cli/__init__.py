@@ -127,6 +127,6 @@ def _run() -> int:
         return report(f"{field}: {first['msg']}", USAGE)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        return 141
+    except OSError as error:  # as a registry that does not answer
+        return 141 if isinstance(error, BrokenPipeError) else report(str(error), UNREACHABLE)
     return 0

@@ -9,11 +9,12 @@ from models.break_glass import BreakGlassRequest, BreakGlassStatus
 from models.ids import CONTROL_LEDGER, short
 from models.rollout import Decision
 from stores.ledger import Ledger
-from stores.oci import ImageLayout, ReleaseError
+from stores.oci import ReleaseError
 from stores.overrides import OverrideStore
 from stores.sql import open_engine
 from workers.cli.output import USAGE, console, emit_json, emit_table, fail
 from workers.cli.temporal import control_client, next_id, run
+from workers.release_store import open_releases
 from workers.settings import load_control
 
 app = typer.Typer(
@@ -39,7 +40,7 @@ def open_(
     """
     addresses = load_control()
     try:
-        digest = ImageLayout(addresses.releases).resolve(release)
+        digest = open_releases(addresses).resolve(release)
     except ReleaseError as error:
         fail(str(error), USAGE)
     request = BreakGlassRequest(release=digest, actor=actor, reason=reason, minutes=minutes)

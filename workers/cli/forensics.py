@@ -27,6 +27,7 @@ from stores.tile_proofs import TileProver
 from stores.vulnerabilities import VulnerabilityStore
 from workers.cli.ledgers import LedgerPlace, find_ledger, known_ledgers, refusals
 from workers.cli.output import NEGATIVE, console, emit_json, emit_table, fail
+from workers.release_store import open_releases
 from workers.settings import (
     SettingsError,
     control_file,
@@ -184,8 +185,8 @@ def _source(index: ForensicsIndex, place: LedgerPlace, size: int) -> Source:
 def _layout() -> ImageLayout:
     """The release store, as the control plane's addresses or any region's name it."""
     if control_file().exists():
-        return ImageLayout(load_control().releases)
-    return ImageLayout(load_region(known_regions()[0]).releases)
+        return open_releases(load_control())
+    return open_releases(load_region(known_regions()[0]))
 
 
 def _evidence(release: str) -> Sequence[bytes]:

@@ -89,7 +89,7 @@ def _keys() -> SigningKeys:
     try:
         return builder_keys(addresses.builder, signing_settings(addresses.config))
     except (ConfigError, OSError) as error:
-        fail(f"{addresses.config}: {error}", UNREACHABLE)
+        fail(f"{addresses.config}: {error}", USAGE)
 
 
 def _publish(kind: str, key: TrustedKey, decision: Decision) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from activities.judging import from_archive, judge_inputs
+from activities.judging import from_archive, judge_inputs, report_doubt
 from activities.verification import JUDGED
 from models.canonical import canonical
 from models.ids import CONTROL_LEDGER, short
@@ -15,9 +15,10 @@ from models.receipts import ReceiptError, StoredReceipt
 from models.release_verdict import ReleaseVerdict
 from stores.evidence_archive import ArchiveError, EvidenceArchive
 from stores.ledger import Ledger
-from stores.oci import ImageLayout, ReleaseError
+from stores.oci import ReleaseError
 from stores.sql import StoreUnavailable, open_engine
 from workers.cli.output import NEGATIVE, UNREACHABLE, USAGE, fail
+from workers.release_store import open_releases
 from workers.settings import load_control
 
 _SHORT = re.compile(r"[0-9a-f]{8,63}\Z")
@@ -72,10 +73,12 @@ def replay_release(recorded: RecordedVerdict) -> dict[str, Any]:
         inputs, release=verdict.release, phase=verdict.phase, at=verdict.at
     ).model_dump(mode="json")
     said = verdict.model_dump(mode="json")
+    differences = sorted(key for key in said if said[key] != again[key])
+    doubt = report_doubt(inputs, release=verdict.release, at=verdict.at)
     return row | {
         "replayed": again["outcome"],
-        "match": canonical(said) == canonical(again),
-        "differences": sorted(key for key in said if said[key] != again[key]),
+        "match": canonical(said) == canonical(again) and not doubt,
+        "differences": [*differences, *([f"vulnerabilities: {doubt}"] if doubt else [])],
     }
 
 
@@ -87,7 +90,7 @@ def _stored(ledger: Ledger, which: str) -> Iterator[StoredReceipt]:
         every = ledger.read(kinds=[JUDGED])
         return (one for one in every if short(one.receipt.subject).startswith(which[:12]))
     try:
-        digest = ImageLayout(load_control().releases).resolve(which)
+        digest = open_releases(load_control()).resolve(which)
     except ReleaseError as error:
         if not which.startswith("sha256:"):
             fail(str(error), USAGE)

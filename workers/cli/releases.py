@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
 
 import typer
 
@@ -15,11 +14,13 @@ from models.strict_json import EvidenceError
 from stores.http_registry import HttpRepository
 from stores.oci import ImageLayout, ReleaseCorrupt, ReleaseError, StoredRelease
 from stores.registry_client import RegistryClient, RegistryUnavailable
+from stores.registry_source import RegistrySource
 from stores.release_copy import pull_release, push_release
 from workers.cli.output import NEGATIVE, UNREACHABLE, USAGE, console, emit_json, emit_table, fail
 from workers.cli.temporal import control_client, run
+from workers.release_store import open_releases
 from workers.sample_builds import Sample, build_samples, load_sample_advisories, samples
-from workers.settings import home, load_control
+from workers.settings import control_file, home, load_control
 
 app = typer.Typer(
     help="Keep and inspect releases. A release is an OCI image, always used by its digest.",
@@ -100,7 +101,7 @@ def push(release: Reference, registry: Registry, credentials: Credentials = None
     Example: chainring releases push catalog:1.1.0 --registry https://registry.example.org/fleet
     """
     with _readable_errors():
-        layout = _layout()
+        layout = _disk()
         digest = layout.resolve(release)
         repository = _repository(registry, layout.describe(digest).name, credentials)
         reference = push_release(layout, repository, digest)
@@ -120,7 +121,7 @@ def pull(
     name, at, digest = release.partition("@")
     with _readable_errors():
         repository = _repository(registry, name.partition(":")[0], credentials)
-        pulled = pull_release(repository, _layout(), digest if at else release)
+        pulled = pull_release(repository, _disk(), digest if at else release)
     console.print(f"{release} is {pulled}", soft_wrap=True, highlight=False)
 
 
@@ -152,11 +153,14 @@ def _about(bundle: bytes) -> dict[str, str]:
 
 def _repository(registry: str, name: str, credentials: Path | None) -> HttpRepository:
     """``https://host/prefix`` and a release's name: the repository ``prefix/name`` there."""
-    parts = urlsplit(registry)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        fail(f"registry: {registry!r} is not http(s)://host[/prefix]", USAGE)
-    client = RegistryClient(f"{parts.scheme}://{parts.netloc}", credentials=credentials)
-    return HttpRepository(client, "/".join(part for part in (parts.path.strip("/"), name) if part))
+
+    def client(url: str) -> RegistryClient:
+        return RegistryClient(url, credentials=credentials)
+
+    try:
+        return RegistrySource(registry, client).repository(name)
+    except ValueError as error:
+        fail(str(error), USAGE)
 
 
 @app.command("list")
@@ -227,6 +231,12 @@ def verify(
 
 
 def _layout() -> ImageLayout:
+    """The releases of this home, as its control plane sees them."""
+    return open_releases(load_control()) if control_file().exists() else _disk()
+
+
+def _disk() -> ImageLayout:
+    """What is on this home's disk, also where that is the cache of a registry."""
     return ImageLayout(home() / "releases")
 
 

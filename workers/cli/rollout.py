@@ -27,11 +27,12 @@ from models.rollout import (
 )
 from stores.control import ControlStore
 from stores.ledger import Ledger
-from stores.oci import ImageLayout, ReleaseError
+from stores.oci import ReleaseError
 from stores.sql import open_engine
 from workers.cli.output import NEGATIVE, USAGE, console, emit_json, emit_table, fail
 from workers.cli.temporal import control_client, next_id, run
 from workers.cli.watching import watch_rollout
+from workers.release_store import open_releases
 from workers.settings import load_control
 from workflows.regions import plain_words
 
@@ -257,7 +258,7 @@ def _request(release: str, overrides: list[str] | None, **fields: Any) -> Rollou
 
 def _digest(reference: str) -> str:
     try:
-        return ImageLayout(load_control().releases).resolve(reference)
+        return open_releases(load_control()).resolve(reference)
     except ReleaseError as error:
         fail(str(error), USAGE)
 
@@ -277,7 +278,7 @@ def overrides_of(pairs: list[str]) -> dict[str, Any]:
 
 
 async def _name(client: Client, request: RolloutRequest, kind: str) -> str:
-    release = ImageLayout(load_control().releases).describe(request.release)
+    release = open_releases(load_control()).describe(request.release)
     return await next_id(client, "FleetRollout", f"{kind}/{release.name}-{release.version}")
 
 

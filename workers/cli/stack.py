@@ -49,6 +49,13 @@ def up(
     otlp_endpoint: Annotated[
         str | None, typer.Option(help="OpenTelemetry collector (HTTP) to send traces to")
     ] = None,
+    registry: Annotated[
+        str | None,
+        typer.Option(help="http(s)://host[/prefix] where releases are; on this disk otherwise"),
+    ] = None,
+    credentials: Annotated[
+        Path | None, typer.Option(exists=True, help="file with user:password for the registry")
+    ] = None,
     foreground: Annotated[
         bool, typer.Option("--foreground", help="stay, and end the stack on Ctrl-C")
     ] = False,
@@ -57,6 +64,7 @@ def up(
 
     Example: chainring up && chainring status
     """
+    from models.addresses import RegistryAddress  # noqa: PLC0415
     from models.config import ConfigError  # noqa: PLC0415  # keeps `chainring --help` quick
     from workers.stack_plan import Options, SetupError, set_up  # noqa: PLC0415
 
@@ -70,6 +78,7 @@ def up(
         temporal_port=temporal_port,
         databases=_databases(database or []),
         otlp_endpoint=otlp_endpoint,
+        registry=RegistryAddress(url=registry, credentials=credentials) if registry else None,
     )
     try:
         plan = set_up(options)

@@ -7,9 +7,10 @@ from rich.markdown import Markdown
 
 from models.ids import short
 from models.release_verdict import ReleaseVerdict, VerifyRequest, render_verdict
-from stores.oci import ImageLayout, ReleaseError
+from stores.oci import ReleaseError
 from workers.cli.output import NEGATIVE, OK, UNREACHABLE, USAGE, console, emit_json, fail
 from workers.cli.temporal import control_client, next_id, run
+from workers.release_store import open_releases
 from workers.settings import load_control
 
 _EXIT = {"pass": OK, "fail": NEGATIVE, "error": UNREACHABLE}
@@ -27,7 +28,7 @@ def verify(
 
     Example: chainring verify catalog:1.1.0
     """
-    layout = ImageLayout(load_control().releases)
+    layout = open_releases(load_control())
     try:
         digest = layout.resolve(release)
         spec = layout.describe(digest)

@@ -79,11 +79,11 @@ def search(
     if address is None:
         fail("this home names no vulnerability database", UNREACHABLE)
     try:
-        report = vulnerability_source(address).report(
-            NO_RELEASE,
-            [Component(kind="library", name=purl, purl=purl)],
-            at=datetime.now(UTC),
+        component = Component(kind="library", name=purl, purl=purl)
+        looked_up = vulnerability_source(address).look_up(
+            NO_RELEASE, [component], at=datetime.now(UTC)
         )
+        report = looked_up.report
     except StoreUnavailable as error:
         fail(str(error), UNREACHABLE)
     if report.unmatched:
