@@ -117,7 +117,7 @@ class TenantKV:
         Raises:
             CorruptValue: it is there, but is not what was written.
         """
-        name = _key_bytes(key)
+        name = key_bytes(key)
         with read(self._engine) as connection:
             row = connection.execute(
                 select(_ENTRY.c.value, _ENTRY.c.sha256, _ENTRY.c.version).where(*self._at(name))
@@ -138,26 +138,17 @@ class TenantKV:
             VersionConflict: it is at another one.
             QuotaExceeded: there is no room.
         """
-        name = _key_bytes(key)
+        name = key_bytes(key)
         if len(value) > LARGEST_VALUE:
             raise KvError("value", f"{len(value)} bytes, at most {LARGEST_VALUE} are kept")
-        with self._write() as connection:
+        with self.transaction() as connection:
             before = self._found(connection, name, expected_version)
             space = self._space(connection)
             used = space.used - _taken(name, before) + len(name) + len(value)
             if self._quota is not None and used > max(self._quota, space.used):
                 raise QuotaExceeded(used, self._quota)
             version = space.clock + 1
-            columns = {
-                "value": value,
-                "sha256": value_digest(self._tenant, name, value),
-                "version": version,
-            }
-            if before is None:
-                whole = {"tenant": self._tenant, "key": name, **columns}
-                connection.execute(insert(_ENTRY), whole)
-            else:
-                connection.execute(update(_ENTRY).where(*self._at(name)).values(**columns))
+            self._store(connection, name, value, version, new=before is None)
             self._set_space(connection, clock=version, used=used)
         return version
 
@@ -167,8 +158,8 @@ class TenantKV:
         Raises:
             VersionConflict: the key is not at ``expected_version``.
         """
-        name = _key_bytes(key)
-        with self._write() as connection:
+        name = key_bytes(key)
+        with self.transaction() as connection:
             before = self._found(connection, name, expected_version)
             if before is None:
                 return False
@@ -197,10 +188,10 @@ class TenantKV:
             .limit(limit + 1)
         )
         if prefix:
-            start = _key_bytes(prefix, field="prefix")
+            start = key_bytes(prefix, field="prefix")
             query = query.where(_ENTRY.c.key >= start, _ENTRY.c.key < _beyond(start))
         if after is not None:
-            query = query.where(_ENTRY.c.key > _key_bytes(after, field="after"))
+            query = query.where(_ENTRY.c.key > key_bytes(after, field="after"))
         with read(self._engine) as connection:
             found = [
                 KvKey(row.key.decode(), row.version, row.size) for row in connection.execute(query)
@@ -208,8 +199,41 @@ class TenantKV:
         more = len(found) > limit
         return KvPage(tuple(found[:limit]), found[limit - 1].key if more else None)
 
-    def _write(self) -> AbstractContextManager[Connection]:
+    def transaction(self) -> AbstractContextManager[Connection]:
+        """A write transaction that no other writer of the tenant's runs beside."""
         return write(self._engine, lock=f"kv/{self._tenant}")
+
+    def version_in(self, connection: Connection, name: bytes) -> int:
+        """A key's version as the caller's transaction sees it, or `ABSENT`."""
+        found = self._found(connection, name, None)
+        return ABSENT if found is None else found.version
+
+    def place(
+        self, connection: Connection, name: bytes, value: bytes | None, version: int, *, clock: int
+    ) -> None:
+        """Write what was acknowledged elsewhere, under its version; None removes the key.
+
+        No quota is asked: what was promised is kept. The tenant's clock goes to ``clock`` at least.
+        """
+        before = self._found(connection, name, None)
+        space = self._space(connection)
+        used = space.used - _taken(name, before)
+        if value is not None:
+            used += len(name) + len(value)
+            self._store(connection, name, value, version, new=before is None)
+        elif before is not None:
+            connection.execute(delete(_ENTRY).where(*self._at(name)))
+        self._set_space(connection, clock=max(space.clock, clock), used=used)
+
+    def _store(
+        self, connection: Connection, name: bytes, value: bytes, version: int, *, new: bool
+    ) -> None:
+        digest = value_digest(self._tenant, name, value)
+        columns = {"value": value, "sha256": digest, "version": version}
+        if new:
+            connection.execute(insert(_ENTRY), {"tenant": self._tenant, "key": name, **columns})
+        else:
+            connection.execute(update(_ENTRY).where(*self._at(name)).values(**columns))
 
     def _at(self, name: bytes) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
         return _ENTRY.c.tenant == self._tenant, _ENTRY.c.key == name
@@ -257,7 +281,8 @@ def _taken(name: bytes, found: _Found | None) -> int:
     return 0 if found is None else len(name) + found.size
 
 
-def _key_bytes(key: str, *, field: str = "key") -> bytes:
+def key_bytes(key: str, *, field: str = "key") -> bytes:
+    """A key as it is kept; raises `KvError` for one that is not well formed."""
     try:
         name = key.encode()
     except UnicodeEncodeError:
