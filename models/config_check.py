@@ -60,6 +60,7 @@ ENFORCED: dict[str, str] = {
     "deployment_verification.validate_provenance": "before a rollout and before each ring",
     "deployment_verification.fail_on_verification_error": "an error is never taken for a pass",
     "deployment_verification.follow_up": "what follows when a release that runs is refused",
+    "audit_trail.store": "receipts are in the ledgers' own databases; see the note on firestore",
     "audit_trail.immutable_receipts": "a receipt's bytes are written once and hashed",
     "audit_trail.receipt_chain_enabled": "each receipt names the hash of the one before it",
     "audit_trail.forensics_enabled": "`chainring forensics` answers from the receipts",

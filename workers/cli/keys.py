@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from models.config import ConfigError
+from models.config_supply import Signing
 from models.ids import CONTROL_LEDGER
 from models.receipts import Draft
 from models.rollout import Decision
@@ -75,21 +76,23 @@ def revoke(
     """
     decision = Decision(actor=actor, reason=reason)
     try:
-        key = _keys().revoke(key_id, at.replace(tzinfo=UTC), decision.reason)
+        key = _keys(configured=False).revoke(key_id, at.replace(tzinfo=UTC), decision.reason)
     except ValueError as error:
         fail(str(error), USAGE)
     _publish("key.revoked", key, decision)
     console.print(f"{key.key_id} is revoked from {key.revoked_at} on", highlight=False)
 
 
-def _keys() -> SigningKeys:
+def _keys(*, configured: bool = True) -> SigningKeys:
+    """The builder's keys; without the configuration, which need not hold to revoke one."""
     addresses = load_control()
     if addresses.builder is None:
         fail("this home has no builder, and so no keys that sign releases", UNREACHABLE)
     try:
-        return builder_keys(addresses.builder, signing_settings(addresses.config))
+        settings = signing_settings(addresses.config) if configured else Signing()
     except (ConfigError, OSError) as error:
         fail(f"{addresses.config}: {error}", USAGE)
+    return builder_keys(addresses.builder, settings)
 
 
 def _publish(kind: str, key: TrustedKey, decision: Decision) -> None:
