@@ -33,7 +33,7 @@ def list_keys(
     as_json: Annotated[bool, typer.Option("--json", help="for scripts")] = False,
 ) -> None:
     """List every key there ever was, the one that signs now last."""
-    found = _keys().public()
+    found = _keys(configured=False).public()
     if as_json:
         emit_json([{"key_id": key.key_id, **key.model_dump(mode="json")} for key in found])
         return
@@ -102,7 +102,7 @@ def _publish(kind: str, key: TrustedKey, decision: Decision) -> None:
     try:
         if addresses.verification is not None:
             clock = LocalTimestampAuthority(addresses.builder.clock)
-            publish_trust(addresses.verification.trust_root, _keys(), clock)
+            publish_trust(addresses.verification.trust_root, _keys(configured=False), clock)
     except KeyFileError as error:
         fail(str(error), UNREACHABLE)
     body = key.model_dump(mode="json", exclude={"public_key"}) | {"reason": decision.reason}
