@@ -1,7 +1,7 @@
 """Effects of recovery in one region: snapshot, restore beside the store, publish, throw away."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -10,19 +10,23 @@ from temporalio import activity
 
 from activities.errors import final_errors
 from models.backup_file import Unseal
-from models.checkpoint import Checkpoint
+from models.checkpoint import open_checkpoint
 from models.receipts import Draft
 from models.recovery import (
     BuildStore,
+    BuiltStore,
+    CertifyStore,
     Published,
     PublishStore,
     SnapshotReport,
     SnapshotRequest,
 )
-from models.restore import RestoreReport
-from stores.backup_layout import epoch_name
+from models.restore_certificate import Acceptance, Times
+from stores.backup_layout import certificate_name, epoch_name
+from stores.certifying import certify
 from stores.changelog import fence
 from stores.checkpoints import CheckpointFiles
+from stores.files import write_atomic
 from stores.keys import SigningKey
 from stores.ledger import Ledger
 from stores.objects import ObjectStore
@@ -50,7 +54,12 @@ class Follower(Protocol):
 
 
 class RecoveryActivities:
-    """What the recovery worker does for one region."""
+    """What the recovery worker does for one region.
+
+    Args:
+        certificates: directory where certificates are kept beside the backup.
+        version: the build that certificates name.
+    """
 
     def __init__(
         self,
@@ -64,6 +73,8 @@ class RecoveryActivities:
         key: SigningKey,
         checkpoints: CheckpointFiles,
         unseal: Unseal,
+        certificates: Path,
+        version: str,
     ) -> None:
         self._region = region
         self._primary = primary
@@ -74,6 +85,8 @@ class RecoveryActivities:
         self._key = key
         self._checkpoints = checkpoints
         self._unseal = unseal
+        self._certificates = certificates
+        self._version = version
 
     @activity.defn
     @final_errors
@@ -94,7 +107,7 @@ class RecoveryActivities:
 
     @activity.defn
     @final_errors
-    def build_store(self, step: BuildStore) -> RestoreReport:
+    def build_store(self, step: BuildStore) -> BuiltStore:
         """Restore into a database beside the primary; begun again it starts anew."""
         request, primary = step.request, self._primary()
         source = request.store or primary.store
@@ -107,11 +120,12 @@ class RecoveryActivities:
         reader = BackupReader(self._objects, self._region, source, [public], self._unseal)
         url = target_url(primary.database, step.restored)
         create_target(url)
+        notes = list(self._checkpoints.notes())
         engine = open_scratch(url)
         try:
             restorer = Restorer(
                 reader,
-                checkpoints=self._known_checkpoints(),
+                checkpoints=[open_checkpoint(each, [public]) for each in notes],
                 progress=activity.heartbeat,
             )
             target = Target(engine, step.restored, primary.epoch + 1)
@@ -119,7 +133,33 @@ class RecoveryActivities:
         finally:
             engine.dispose()
         settle(url)
-        return report
+        wanted = notes[-1].decode() if notes and report.receipts_expected else ""
+        return BuiltStore(report=report, head=note.decode(), checkpoint=wanted)
+
+    @activity.defn
+    @final_errors
+    def certify_store(self, step: CertifyStore) -> str:
+        """Sign the certificate and keep it here and in the backup; where it is here."""
+        built, accepted = step.built, step.accepted
+        acceptance = None
+        if accepted is not None:
+            acceptance = Acceptance(actor=accepted.actor, reason=accepted.reason)
+        data = certify(
+            built.report,
+            self._key,
+            kind="drill" if step.drill else "restore",
+            expected_head=built.head.encode(),
+            times=Times(started_at=step.started, finished_at=step.finished),
+            code_version=self._version,
+            checkpoint=built.checkpoint.encode() or None,
+            acceptance=acceptance,
+        )
+        store = built.report.restored_store
+        self._objects.put(certificate_name(self._region, store), data)
+        self._certificates.mkdir(parents=True, exist_ok=True)
+        path = self._certificates / f"{self._region}-{store}.json"
+        write_atomic(path, data)
+        return str(path)
 
     @activity.defn
     @final_errors
@@ -153,9 +193,6 @@ class RecoveryActivities:
             return False
         drop_target(target_url(primary.database, restored))
         return True
-
-    def _known_checkpoints(self) -> Sequence[Checkpoint]:
-        return self._checkpoints.open([self._key.public(self._region)])
 
     def _record(self, url: str, step: PublishStore) -> None:
         """The first receipt of the restored store says what it is and who made it the primary."""

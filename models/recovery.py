@@ -64,6 +64,29 @@ class BuildStore(_Model):
     workflow: str
 
 
+class BuiltStore(_Model):
+    """A store that was built and proved, and what it was held against.
+
+    Attributes:
+        head: the signed head that was to be reached.
+        checkpoint: the newest checkpoint of the region's ledger then; "" when there was none.
+    """
+
+    report: RestoreReport
+    head: str
+    checkpoint: str
+
+
+class CertifyStore(_Model):
+    """Sign what a restore can show."""
+
+    built: BuiltStore
+    drill: bool
+    started: AwareDatetime
+    finished: AwareDatetime
+    accepted: GapDecision | None = None
+
+
 class PublishStore(_Model):
     """Make a restored store the region's primary."""
 

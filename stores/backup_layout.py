@@ -73,6 +73,11 @@ def epoch_name(region: str, epoch: int) -> str:
     return f"{region}/epochs/{epoch:08d}.json"
 
 
+def certificate_name(region: str, store: str) -> str:
+    """The name of the certificate of a restored store."""
+    return f"{region}/certificates/{store}.json"
+
+
 def stores(objects: ObjectStore, region: str) -> list[str]:
     """The ids of the region's stores that have a backup, in no order that means anything."""
     names = [found.name for found in objects.list(f"{region}/stores/")]

@@ -47,6 +47,8 @@ class Recovery:
             key=backup.key,
             checkpoints=CheckpointFiles(default_directory(backup.key.path), REGION),
             unseal=backup.seals.unseal,
+            certificates=directory / "certificates",
+            version="test",
         )
 
     def primary(self) -> Pointer:

@@ -20,6 +20,7 @@ from temporalio.client import WorkflowFailureError, WorkflowUpdateFailedError
 from temporalio.service import RPCError
 
 from models.recovery import GapDecision, RestoreStatus, SnapshotReport, SnapshotRequest
+from models.restore_certificate_check import verify_certificate
 from models.verifier import verify_chain
 from stores.changelog import identity
 from stores.kv import TenantKV
@@ -63,6 +64,10 @@ async def test_a_lost_store_comes_back_as_the_primary(recovery: Recovery) -> Non
     assert verify_chain(lines, ledger=REGION).size == ledger.head().size
     TenantKV(engine, "acme").put("after", b"1")
     engine.dispose()
+    certificate = verify_certificate(
+        Path(status.certificate).read_bytes(), [backup.key.public(REGION)], [backup.head()]
+    )
+    assert certificate.predicate.verdict == "complete"
 
 
 async def test_a_returning_zombie_cannot_write(recovery: Recovery) -> None:
@@ -100,6 +105,9 @@ async def test_a_gap_waits_for_a_person_and_is_accepted(recovery: Recovery) -> N
     gap, accepted = last.receipt.body["gap"], last.receipt.body["accepted"]
     assert isinstance(gap, dict) and gap["first"] == status.report.gap.first
     assert isinstance(accepted, dict) and accepted["actor"] == "bo"
+    public = recovery.backup.key.public(REGION)
+    certificate = verify_certificate(Path(status.certificate).read_bytes(), [public], [])
+    assert certificate.predicate.verdict == "incomplete, accepted"
     engine.dispose()
 
 

@@ -29,6 +29,7 @@ from stores.sql import StoreUnavailable, create_all, open_engine
 from stores.state_tree import StateTree
 from stores.tenant_keys import TenantKeys, ensure_region_key
 from stores.witness import HeadRefused, Witness
+from workers.process import build_id
 from workers.settings import primary_pointer
 
 log = logging.getLogger("chainring.backup")
@@ -83,6 +84,8 @@ class RegionBackup:
             key=self.key,
             checkpoints=checkpoints,
             unseal=self.seals.unseal,
+            certificates=self._work / "certificates",
+            version=build_id(),
         )
 
     def primary(self) -> Pointer:

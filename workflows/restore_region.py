@@ -9,6 +9,8 @@ from temporalio.exceptions import ActivityError, ApplicationError
 
 from models.recovery import (
     BuildStore,
+    BuiltStore,
+    CertifyStore,
     GapDecision,
     Published,
     PublishStore,
@@ -91,11 +93,13 @@ class RestoreRegion:
     async def _restore(self, request: RestoreRequest, restored: str) -> None:
         self._enter("restoring")
         build = BuildStore(request=request, restored=restored, workflow=workflow.info().workflow_id)
-        report = await _activity(
-            "build_store", build, RestoreReport, "restore beside the store, and prove it", BUILD
+        built = await _activity(
+            "build_store", build, BuiltStore, "restore beside the store, and prove it", BUILD
         )
-        self._status.report = report
+        self._status.report = report = built.report
         if request.dry_run:
+            if report.complete:
+                await self._certify(built)
             await self._discard(restored)
             self._enter("proved" if report.complete else "failed", _missing(report))
             return
@@ -115,7 +119,20 @@ class RestoreRegion:
         self._status.published = await _activity(
             "publish_store", publish, Published, "make it the primary", timedelta(minutes=5)
         )
+        await self._certify(built)
         self._enter("published", _missing(report))
+
+    async def _certify(self, built: BuiltStore) -> None:
+        step = CertifyStore(
+            built=built,
+            drill=self._request.dry_run,
+            started=self._status.started,
+            finished=workflow.now(),
+            accepted=None if built.report.complete else self._status.accepted,
+        )
+        self._status.certificate = await _activity(
+            "certify_store", step, str, "sign the certificate", timedelta(minutes=5)
+        )
 
     async def _somebody_accepts(self, report: RestoreReport) -> bool:
         self._enter("waiting", f"{_missing(report)}; `accept_gap` or `give_up`")

@@ -158,5 +158,7 @@ def _show(found: tuple[str, RestoreStatus], as_json: bool) -> None:
             rows.append(
                 ["primary now", f"{status.published.store} (epoch {status.published.epoch})"]
             )
+        if status.certificate:
+            rows.append(["certificate", status.certificate])
         emit_table(["what", "value"], rows)
     raise typer.Exit(OK if status.state in GOOD else NEGATIVE)
