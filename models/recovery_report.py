@@ -3,36 +3,15 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
+from models.config_recovery import Sla
 from models.restore_certificate import Kind, Verdict
 from models.restore_certificate_check import HEALING, Certificate
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Slas(_Part):
-    """The most that each step may take; the defaults are the configuration's (`[sla]`)."""
-
-    detect_seconds: float = Field(default=30, gt=0)
-    failover_seconds: float = Field(default=300, gt=0)
-    restore_seconds: float = Field(default=900, gt=0)
-    healing_seconds: float = Field(default=1800, gt=0)
-    rpo_minutes: float = Field(default=60, gt=0)
-    rto_minutes: float = Field(default=30, gt=0)
-
-    def limits(self) -> dict[str, float]:
-        """Seconds by the measure's name, in the order of a recovery."""
-        return {
-            "detect": self.detect_seconds,
-            "failover": self.failover_seconds,
-            "restore": self.restore_seconds,
-            "healing": self.healing_seconds,
-            "RPO": self.rpo_minutes * 60,
-            "RTO": self.rto_minutes * 60,
-        }
 
 
 class Measure(_Part):
@@ -79,18 +58,18 @@ class RecoveryReport(_Part):
     misses: tuple[Miss, ...]
 
 
-def recovery_report(certificates: Sequence[Certificate], slas: Slas) -> RecoveryReport:
+def recovery_report(certificates: Sequence[Certificate], sla: Sla) -> RecoveryReport:
     """The report on verified certificates; the same one given twice counts once."""
     unique = {each.digest: each for each in certificates}
     recoveries = sorted(
-        (_recovery(each, slas) for each in unique.values()),
+        (_recovery(each, sla) for each in unique.values()),
         key=lambda each: (each.finished_at, each.certificate),
     )
     misses = [miss for recovery in recoveries for miss in _misses(recovery)]
     return RecoveryReport(recoveries=tuple(recoveries), misses=tuple(misses))
 
 
-def _recovery(certificate: Certificate, slas: Slas) -> Recovery:
+def _recovery(certificate: Certificate, sla: Sla) -> Recovery:
     said = certificate.predicate
     realised = {
         "detect": said.times.detection_seconds,
@@ -110,7 +89,7 @@ def _recovery(certificate: Certificate, slas: Slas) -> Recovery:
         missing=said.missing,
         measures=tuple(
             Measure(name=name, seconds=realised[name], limit=limit)
-            for name, limit in slas.limits().items()
+            for name, limit in _limits(sla).items()
         ),
     )
 
@@ -128,3 +107,15 @@ def _misses(recovery: Recovery) -> list[Miss]:
         for each in recovery.measures
         if each.missed and each.seconds is not None
     ]
+
+
+def _limits(sla: Sla) -> dict[str, float]:
+    """Seconds by the measure's name, in the order of a recovery."""
+    return {
+        "detect": sla.detect_failure_seconds,
+        "failover": sla.initiate_failover_seconds,
+        "restore": sla.restore_from_backup_seconds,
+        "healing": sla.full_healing_seconds,
+        "RPO": sla.rpo_minutes * 60,
+        "RTO": sla.rto_minutes * 60,
+    }

@@ -15,7 +15,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 from models.canonical import canonical
 from models.checkpoint import PublicKey, public_key
 from models.dsse import IN_TOTO_TYPE, Envelope, Signature, pae
-from models.ids import Actor, Reason, RegionCode
+from models.ids import RegionCode
+from models.recovery import GapDecision
 from models.restore import Finding, Gap, Goal, Phase, RestoreReport
 from models.statement import RESTORE, STATEMENT_TYPE
 
@@ -32,13 +33,6 @@ Count = Annotated[int, Field(ge=0)]
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-
-class Acceptance(_Part):
-    """Who took the store although something is missing, and why."""
-
-    actor: Actor
-    reason: Reason
 
 
 class Times(_Part):
@@ -93,6 +87,7 @@ class RestorePredicate(_Part):
         receipts_checkpoint: the newest note that the restore knew of the region's ledger, whose
             receipts are expected; None where an older state was asked for, or none was known.
         erased: documents whose tenant's key is destroyed; the state root covers their digests.
+        acceptance: who took the store although something is missing, and why.
         missing: changes that were signed and are not in the store.
         rpo_seconds: of the writes that may be lost; None when that cannot be told, or when an
             older state was asked for. See `rpo_seconds`.
@@ -122,7 +117,7 @@ class RestorePredicate(_Part):
     last_change_at: AwareDatetime | None
     gap: Gap | None
     missing: Count
-    acceptance: Acceptance | None
+    acceptance: GapDecision | None
     findings: tuple[Finding, ...]
     phases: tuple[Phase, ...]
     times: Times
@@ -171,7 +166,7 @@ def restore_statement(
     times: Times,
     code_version: str,
     checkpoint: bytes | None = None,
-    acceptance: Acceptance | None = None,
+    acceptance: GapDecision | None = None,
 ) -> RestoreStatement:
     """The statement of what a restore reached.
 

@@ -231,7 +231,7 @@ def _check_outside(
     for number, note in enumerate(heads, 1):
         field = f"head {number}"
         if note.startswith(f"{origin(said.region)}\n".encode()):
-            _check_ledger(said, _ledger(said, note, keys, field), receipts, field)
+            _check_ledger(said, _ledger(note, keys, field), receipts, field)
             continue
         head = _head(said, note, keys, field)
         if head.size > newest:
@@ -252,7 +252,7 @@ def _check_receipts(said: RestorePredicate, keys: Sequence[PublicKey]) -> Checkp
     signed = None
     if said.receipts_checkpoint is not None:
         field = "receipts_checkpoint"
-        signed = _ledger(said, said.receipts_checkpoint.encode(), keys, field)
+        signed = _ledger(said.receipts_checkpoint.encode(), keys, field)
         if not said.goal.is_head:
             _refuse("wrong-receipts", field, "is there for an older state")
     must = 0 if signed is None else signed.size
@@ -281,15 +281,12 @@ def _check_fork(head: Checkpoint, known: Checkpoint | None, field: str) -> None:
         _refuse("forked", field, f"another head of size {head.size} than the certificate's")
 
 
-def _ledger(
-    said: RestorePredicate, note: bytes, keys: Sequence[PublicKey], field: str
-) -> Checkpoint:
+def _ledger(note: bytes, keys: Sequence[PublicKey], field: str) -> Checkpoint:
+    """A checkpoint of the region's ledger: the keys' own name is the only one they sign under."""
     try:
-        head = open_checkpoint(note, keys)
+        return open_checkpoint(note, keys)
     except Refused as refusal:
         raise Refused(refusal.code, f"{field}: {refusal.detail}") from None
-    _same("wrong-ledger", field, head.ledger, said.region)
-    return head
 
 
 # --- Goal and way ---

@@ -1,8 +1,8 @@
 """Issuing restore certificates: nothing is handed out that would not be believed."""
 
+from models.recovery import GapDecision
 from models.restore import RestoreReport
 from models.restore_certificate import (
-    Acceptance,
     Kind,
     Times,
     restore_statement,
@@ -22,7 +22,7 @@ def certify(
     times: Times,
     code_version: str,
     checkpoint: bytes | None = None,
-    acceptance: Acceptance | None = None,
+    acceptance: GapDecision | None = None,
 ) -> bytes:
     """The signed certificate of a restore.
 

@@ -15,8 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from models.canonical import canonical
 from models.checkpoint import Checkpoint, PublicKey, origin, public_key, sign
 from models.dsse import IN_TOTO_TYPE, pae
+from models.recovery import GapDecision
 from models.restore import Gap, Goal, Phase, RestoreReport
-from models.restore_certificate import Acceptance, Kind, Times, key_id
+from models.restore_certificate import Kind, Times, key_id
 from models.restore_certificate_check import Certificate, verify_certificate
 from models.state_head import state_ledger
 from models.verifier import Refused
@@ -27,7 +28,7 @@ REGION = "eu"
 SOURCE, RESTORED = "a" * 32, "b" * 32
 ROOT, CHAIN = b"\x01" * 32, "02" * 32
 T0 = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
-ACCEPTED = Acceptance(actor="alice", reason="the segment is lost for good")
+ACCEPTED = GapDecision(actor="alice", reason="the segment is lost for good")
 
 Change = Callable[[dict[str, Any]], object]
 
@@ -76,7 +77,7 @@ class Region:
         head: bytes | None = None,
         kind: Kind = "restore",
         times: Times = TIMES,
-        acceptance: Acceptance | None = None,
+        acceptance: GapDecision | None = None,
     ) -> bytes:
         report = report or self.report()
         expects = report.receipts_expected

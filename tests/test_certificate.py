@@ -33,8 +33,9 @@ from securesystemslib.dsse import Envelope as ForeignEnvelope
 from securesystemslib.signer import SSlibKey
 from sqlalchemy import Engine
 
+from models.recovery import GapDecision
 from models.restore import Gap, Goal, Phase
-from models.restore_certificate import Acceptance, Times, key_id
+from models.restore_certificate import Times, key_id
 from models.restore_certificate_check import verify_certificate
 from models.verifier import Refused
 from stores.certifying import certify
@@ -158,7 +159,7 @@ class Restored:
         self._report = backup.restore(target, goal)
         self._times = Times(started_at=started, finished_at=datetime.now(UTC))
 
-    def certify(self, acceptance: Acceptance | None = None) -> bytes:
+    def certify(self, acceptance: GapDecision | None = None) -> bytes:
         return certify(
             self._report,
             self._key,
@@ -344,6 +345,16 @@ def test_missing_receipts_are_a_matter_of_acceptance_too() -> None:
 def test_a_report_of_another_expected_head_is_not_certified() -> None:
     with refused("wrong-goal", "target_seq"):
         EU.certificate(head=EU.head(120))
+
+
+def test_a_state_past_every_signed_head_is_not_certified() -> None:
+    older = {"receipts_expected": 0, "root_signed": False, "root_note": ""}
+    report = EU.report(goal=Goal(at=later(0)), target_seq=99, reached_seq=99, **older)
+    assert verify(EU.certificate(report)).predicate.reached_seq == 99
+    with refused("wrong-goal", "target_seq"):
+        EU.certificate(report, head=EU.head(90))
+    with refused("wrong-sequence", "reached_seq"):
+        EU.certificate(EU.report(goal=Goal(at=later(0)), target_seq=90, reached_seq=99, **older))
 
 
 def test_a_signed_root_without_its_note_is_not_certified() -> None:

@@ -7,7 +7,8 @@ import pytest
 from certificate_harness import ACCEPTED, EU, OTHER, SHORT, WHOLE, forged, later, verify
 from typer.testing import CliRunner, Result
 
-from models.recovery_report import Slas, recovery_report
+from models.config_recovery import Sla
+from models.recovery_report import recovery_report
 from models.restore import Finding, Phase
 from models.restore_certificate import Times
 from workers.cli import app
@@ -119,7 +120,7 @@ def test_text_of_a_certificate_does_nothing_to_the_terminal(place: Path) -> None
 
 
 def test_misses_are_named() -> None:
-    made = recovery_report([verify(each) for each in (SLOW, WHOLE, DRILL, WHOLE)], Slas())
+    made = recovery_report([verify(each) for each in (SLOW, WHOLE, DRILL, WHOLE)], Sla())
     assert [each.kind for each in made.recoveries] == ["drill", "restore", "restore"]
     assert {each.sla: (each.seconds, each.limit) for each in made.misses} == {
         "detect": (300, 30),
@@ -133,15 +134,20 @@ def test_misses_are_named() -> None:
 
 
 def test_what_was_not_measured_is_no_miss() -> None:
-    drill = recovery_report([verify(DRILL)], Slas(detect_seconds=1)).recoveries[0]
+    drill = recovery_report([verify(DRILL)], Sla(detect_failure_seconds=1)).recoveries[0]
     measured = {each.name: each.seconds for each in drill.measures}
     assert measured["detect"] is None and measured["failover"] is None
     assert not any(each.missed for each in drill.measures)
 
 
 def test_a_promise_that_is_just_kept_is_no_miss() -> None:
-    slas = Slas(detect_seconds=20, failover_seconds=40, restore_seconds=300, healing_seconds=50.25)
-    assert recovery_report([verify(WHOLE)], slas).misses == ()
+    sla = Sla(
+        detect_failure_seconds=20,
+        initiate_failover_seconds=40,
+        restore_from_backup_seconds=300,
+        full_healing_seconds=51,
+    )
+    assert recovery_report([verify(WHOLE)], sla).misses == ()
 
 
 def test_report_reads_a_directory(place: Path) -> None:

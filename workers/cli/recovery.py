@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from models.checkpoint import PublicKey
-from models.recovery_report import Recovery, RecoveryReport, Slas, recovery_report
+from models.config_recovery import Sla
+from models.recovery_report import Recovery, RecoveryReport, recovery_report
 from models.restore_certificate_check import Certificate, verify_certificate
 from models.verifier import Refused
 from workers.cli.certificate import Keys, plain, read_file, read_keys, seconds
@@ -15,7 +16,7 @@ from workers.cli.output import NEGATIVE, USAGE, console, emit_json, emit_table, 
 
 app = typer.Typer(help="Recoveries and drills against their SLAs.", no_args_is_help=True)
 
-_SLAS = Slas()
+_SLA = Sla()
 
 
 @app.callback()
@@ -27,12 +28,12 @@ def _root() -> None:
 def report(
     directory: Annotated[Path, typer.Argument(help="certificates, each a file *.json")],
     key: Keys,
-    detect: Annotated[float, typer.Option(help="seconds")] = _SLAS.detect_seconds,
-    failover: Annotated[float, typer.Option(help="seconds")] = _SLAS.failover_seconds,
-    restore: Annotated[float, typer.Option(help="seconds")] = _SLAS.restore_seconds,
-    healing: Annotated[float, typer.Option(help="seconds")] = _SLAS.healing_seconds,
-    rpo: Annotated[float, typer.Option(help="minutes")] = _SLAS.rpo_minutes,
-    rto: Annotated[float, typer.Option(help="minutes")] = _SLAS.rto_minutes,
+    detect: Annotated[int, typer.Option(min=1, help="seconds")] = _SLA.detect_failure_seconds,
+    failover: Annotated[int, typer.Option(min=1, help="seconds")] = _SLA.initiate_failover_seconds,
+    restore: Annotated[int, typer.Option(min=1, help="seconds")] = _SLA.restore_from_backup_seconds,
+    healing: Annotated[int, typer.Option(min=1, help="seconds")] = _SLA.full_healing_seconds,
+    rpo: Annotated[int, typer.Option(min=1, help="minutes")] = _SLA.rpo_minutes,
+    rto: Annotated[int, typer.Option(min=1, help="minutes")] = _SLA.rto_minutes,
     strict: Annotated[bool, typer.Option(help="exit code 1 for a miss too")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="for scripts")] = False,
 ) -> None:
@@ -43,16 +44,16 @@ def report(
 
     Example: chainring recovery report certificates --key eu.vkey
     """
-    slas = Slas(
-        detect_seconds=detect,
-        failover_seconds=failover,
-        restore_seconds=restore,
-        healing_seconds=healing,
+    sla = Sla(
+        detect_failure_seconds=detect,
+        initiate_failover_seconds=failover,
+        restore_from_backup_seconds=restore,
+        full_healing_seconds=healing,
         rpo_minutes=rpo,
         rto_minutes=rto,
     )
     found, refused = _read(directory, read_keys(key))
-    made = recovery_report(found, slas)
+    made = recovery_report(found, sla)
     if as_json:
         emit_json({**made.model_dump(mode="json"), "refused": refused})
     else:
