@@ -21,7 +21,7 @@ from models.recovery import (
     SnapshotReport,
     SnapshotRequest,
 )
-from models.restore_certificate import Acceptance, Times
+from models.restore_certificate import Times
 from stores.backup_layout import certificate_name, epoch_name
 from stores.certifying import certify
 from stores.changelog import fence
@@ -140,10 +140,7 @@ class RecoveryActivities:
     @final_errors
     def certify_store(self, step: CertifyStore) -> str:
         """Sign the certificate and keep it here and in the backup; where it is here."""
-        built, accepted = step.built, step.accepted
-        acceptance = None
-        if accepted is not None:
-            acceptance = Acceptance(actor=accepted.actor, reason=accepted.reason)
+        built = step.built
         data = certify(
             built.report,
             self._key,
@@ -152,7 +149,7 @@ class RecoveryActivities:
             times=Times(started_at=step.started, finished_at=step.finished),
             code_version=self._version,
             checkpoint=built.checkpoint.encode() or None,
-            acceptance=acceptance,
+            acceptance=step.accepted,
         )
         store = built.report.restored_store
         self._objects.put(certificate_name(self._region, store), data)

@@ -17,7 +17,7 @@ from models.restore import Goal
 from stores.collections import BY_CODE, COLLECTIONS
 from stores.document_load import Row, load_rows, replay, row_of
 from stores.leaf_spool import LeafSpool
-from stores.objects import ObjectStore
+from stores.objects import ObjectDamaged, ObjectMissing, ObjectStore, ObjectTooLarge
 from stores.restore_plan import Link
 from stores.sql import write
 
@@ -140,7 +140,10 @@ class Builder:
         return whole, False
 
     def _chunk(self, ref: ChunkRef, fold: dict[bytes, Entry | Change], course: Course) -> None:
-        file = decode(self._objects.get(ref.name, ref.size))
+        try:
+            file = decode(self._objects.get(ref.name, ref.size))
+        except (ObjectDamaged, ObjectMissing, ObjectTooLarge) as error:
+            raise BackupDamaged(f"{ref.name}: {error}") from None
         if file.cores_digest().hex() != ref.cores:
             raise BackupDamaged(f"{ref.name}: holds other documents than the manifest says")
         changes = file.changes

@@ -17,8 +17,10 @@ from models.manifest import Manifest, ManifestError, read_manifest
 from models.restore import Finding
 from models.verifier import Refused
 from stores.backup_layout import ManifestName, SegmentName, manifests, segments
-from stores.objects import ObjectDamaged, ObjectMissing, ObjectStore
+from stores.objects import ObjectDamaged, ObjectMissing, ObjectStore, ObjectTooLarge
 from stores.witness import open_head, state_ledger
+
+_DAMAGE = (BackupDamaged, ObjectDamaged, ObjectMissing, ObjectTooLarge)
 
 
 class NothingToRestore(Exception):
@@ -137,7 +139,14 @@ class BackupReader:
         try:
             file = decode(self.objects.get(name.object.name, limit=name.object.size))
             return self._checked(name, file, chain)
-        except (BackupDamaged, ChangelogBroken, ObjectDamaged, ObjectMissing, Refused) as error:
+        except (
+            BackupDamaged,
+            ChangelogBroken,
+            ObjectDamaged,
+            ObjectMissing,
+            ObjectTooLarge,
+            Refused,
+        ) as error:
             self.findings.add(name.object.name, str(error))
             return None
 
@@ -168,7 +177,14 @@ class BackupReader:
             data = self.objects.get(name.object.name, limit=name.object.size)
             manifest = read_manifest(data)
             self._check_manifest(name, data, manifest)
-        except (ManifestError, BackupDamaged, ObjectDamaged, ObjectMissing, Refused) as error:
+        except (
+            ManifestError,
+            BackupDamaged,
+            ObjectDamaged,
+            ObjectMissing,
+            ObjectTooLarge,
+            Refused,
+        ) as error:
             self.findings.add(name.object.name, str(error))
             return None
         return manifest

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
-from postgres import fresh_database
 from sqlalchemy import Engine
 
 from models.backup_file import BackupDamaged
@@ -25,7 +23,7 @@ from stores.restore import Restorer, Target
 from stores.restore_plan import BackupReader
 from stores.shipping import Shipper
 from stores.snapshots import Snapshotter
-from stores.sql import open_engine, read
+from stores.sql import read
 from stores.state_tree import StateTree
 from stores.witness import Witness
 
@@ -142,25 +140,6 @@ class Backup:
     def seq(self) -> int:
         with self.shipper() as shipper:
             return shipper.position().seq
-
-
-@pytest.fixture
-def backup(engine: Engine, tmp_path: Path) -> Backup:
-    return Backup(engine, tmp_path)
-
-
-@pytest.fixture
-def target(engine: Engine, tmp_path: Path) -> Iterator[Engine]:
-    """An empty database of the same kind."""
-    if engine.dialect.name == "sqlite":
-        opened = open_engine(f"sqlite:///{tmp_path}/target.db")
-        yield opened
-        opened.dispose()
-        return
-    with fresh_database() as url:
-        opened = open_engine(url)
-        yield opened
-        opened.dispose()
 
 
 def documents(engine: Engine) -> dict[tuple[str, str], tuple[str, bytes | None]]:

@@ -40,7 +40,7 @@ from models.restore_certificate_check import verify_certificate
 from models.verifier import Refused
 from stores.certifying import certify
 
-pytest_plugins = ["databases", "recovery_harness"]
+pytest_plugins = ["databases", "recovery_fixtures"]
 
 # --- what stands ---
 

@@ -16,7 +16,7 @@ from stores.ledger import Ledger
 from stores.snapshots import SnapshotMismatch, Snapshotter
 from stores.sql import write
 
-pytest_plugins = ["databases", "recovery_harness"]
+pytest_plugins = ["databases", "recovery_fixtures"]
 
 
 def test_a_restore_brings_back_every_document(backup: Backup, target: Engine) -> None:
