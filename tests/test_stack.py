@@ -116,6 +116,52 @@ def test_state_is_kept_behind_the_gateway_by_tenant(stack: Stack) -> None:
     assert ask(stack, "eu", second, "/_kv/colour").status_code == 404
 
 
+def test_a_lost_store_is_restored_and_nothing_acknowledged_is_missing(stack: Stack) -> None:
+    """The region's database is deleted; its backup brings it back, with a certificate."""
+    tenant = stack.json("tenants", "list", "--region", "eu")["tenants"][0]["id"]
+    for number in range(5):
+        url = f"http://127.0.0.1:{stack.addresses('eu')['gateway']['port']}/_kv/k{number}"
+        headers = {"Host": tenant_host(tenant, "eu")}
+        assert httpx.put(url, content=b"%d" % number, headers=headers, timeout=5).is_success
+    wanted = stack.json("tenants", "list", "--region", "eu")
+
+    def backed_up() -> bool:
+        found = stack.chainring("backup", "status", "eu", "--json", check=False)
+        (store,) = json.loads(found.stdout)["stores"]
+        return found.returncode == 0 and store["shipped_seq"] >= last_change(stack)
+
+    assert _soon(backed_up, 30)
+    for path in (stack.home / "regions" / "eu").glob("region.db*"):
+        path.unlink()
+    asked = ("restore", "start", "eu", "--actor", "ana", "--reason", "disk lost", "--json")
+    status = json.loads(stack.chainring(*asked).stdout)
+
+    assert status["state"] == "published" and status["report"]["gap"] is None
+    assert _soon(lambda: ask(stack, "eu", tenant, "/_kv/k3").content == b"3", 30)
+    for number in range(5):
+        assert ask(stack, "eu", tenant, f"/_kv/k{number}").content == b"%d" % number
+    assert stack.json("tenants", "list", "--region", "eu") == wanted
+    stack.wait_ready()
+    assert stack.chainring("receipts", "verify", "eu").returncode == 0
+    key = stack.home / "eu.vkey"
+    key.write_text(stack.chainring("receipts", "key", "eu").stdout)
+    head = stack.home / "witness" / f"eu-state-{status['report']['source_store']}.note"
+    asked = ("certificate", "verify", status["certificate"], "--key", str(key))
+    stack.chainring(*asked, "--head", str(head))
+
+
+def last_change(stack: Stack) -> int:
+    """The newest change in region eu's own changelog."""
+    import sqlite3
+
+    primary = json.loads((stack.home / "regions" / "eu" / "primary.json").read_text())
+    database = sqlite3.connect(primary["database"].removeprefix("sqlite:///"))
+    query = "SELECT seq FROM sqlite_sequence WHERE name = 'changelog'"
+    (found,) = database.execute(query).fetchone()
+    database.close()
+    return int(found)
+
+
 def test_a_killed_worker_comes_back(stack: Stack) -> None:
     pid = stack.pid("region-eu")
     stack.kill("region-eu")
