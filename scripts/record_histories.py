@@ -7,6 +7,7 @@ then, guard the change with ``workflow.patched`` and keep the recorded histories
 """
 
 import asyncio
+import contextlib
 import json
 import sys
 import tempfile
@@ -31,6 +32,7 @@ from rollout_harness import (
     running_plane,
     until,
 )
+from temporalio.client import WorkflowFailureError
 from test_production import Source, until_production
 from vulnerability_harness import directory, osv
 
@@ -201,6 +203,15 @@ async def production(plane: Plane, fleet: Fleet) -> dict[str, Any]:
     return {"production": handle, "build": build}
 
 
+async def evidence(plane: Plane, fleet: Fleet) -> dict[str, Any]:
+    """A verdict of which the archive has nothing: its loss is a receipt."""
+    await end(await fleet.start(fleet.release("1.1.0")))
+    handle = await _start(plane, "CheckEvidence", f"evidence/{fleet.name}", {})
+    with contextlib.suppress(WorkflowFailureError):
+        await handle.result()
+    return {"evidence": handle}
+
+
 async def _start(plane: Plane, workflow: str, workflow_id: str, request: object) -> Any:
     return await plane.client.start_workflow(
         workflow, request, id=workflow_id, task_queue=CONTROL_QUEUE
@@ -233,7 +244,7 @@ async def restored(plane: Plane, _fleet: Fleet) -> dict[str, Any]:
 
 SCENARIOS: list[Scenario] = [
     *(completed, steered, rolled_back, cancelled, skipped, waited, verified),
-    *(broken_glass, incident, production, restored),
+    *(broken_glass, incident, production, evidence, restored),
 ]
 
 

@@ -19,7 +19,7 @@ from models.strict_json import EvidenceError
 from stores.blobs import ReleaseCorrupt, ReleaseNotFound
 from stores.layout_referrers import MANIFEST_LIMIT, referrers_tag
 from stores.oci import VersionTaken
-from stores.registry_client import RegistryClient, RegistryUnavailable
+from stores.registry_client import RegistryClient, RegistryRefused, RegistryUnavailable
 from stores.release_registry import (
     EMPTY,
     EMPTY_TYPE,
@@ -34,6 +34,8 @@ from stores.release_registry import (
 IMAGE_LIMIT = 4 * 1024**2
 DOWNLOAD_TRIES = 5
 SETTLE_TRIES = 20
+UPLOAD_TRIES = 4
+_UPLOAD_GONE = (400, 404, 416)  # unknown, or with part of the content in it already
 _ACCEPT = {"Accept": f"{MANIFEST_TYPE}, {INDEX_TYPE}"}
 _OWN_DIGITS = 32  # of a referrer's digest in its tag, which may have 128 characters
 
@@ -307,15 +309,28 @@ class HttpRepository:
         )
 
     def _upload(self, descriptor: Descriptor, content: Any) -> None:
-        """One upload from the start; a registry keeps nothing of one that broke off."""
-        if self.has_blob(descriptor.digest):
-            return
+        """Upload from the start, and anew where the registry does not know the upload any more.
+
+        It forgets one when it was restarted, and when it was done but its answer was lost.
+        """
+        for _ in range(UPLOAD_TRIES):
+            if self.has_blob(descriptor.digest):
+                return
+            answer = self._upload_once(descriptor, content)
+            if answer.is_success:
+                return
+        raise RegistryRefused(
+            f"registry: blob {descriptor.digest}: {answer.status_code} {answer.text[:200]}"
+        )
+
+    def _upload_once(self, descriptor: Descriptor, content: Any) -> Any:
         started = self._client.send("POST", f"{self._base}/blobs/uploads/")
         where = str(started.headers["Location"])
         joined = "&" if "?" in where else "?"
-        self._client.send(
+        return self._client.send(
             "PUT",
             f"{where}{joined}digest={descriptor.digest}",
+            allow=_UPLOAD_GONE,
             headers={
                 "Content-Type": "application/octet-stream",
                 "Content-Length": str(descriptor.size),

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -67,6 +67,8 @@ class Faults:
     def __init__(self) -> None:
         self._planned: list[tuple[str, str, str]] = []
         self.seen: list[str] = []
+        self.hook: Callable[[str, str], bool] = lambda when, line: False
+        """Called ``before`` and ``after`` each request is passed on; true breaks the connection."""
 
     def plan(self, fault: str, method: str = "", path: str = "", times: int = 1) -> None:
         """A status, ``cut`` (in the middle of the body) or ``wrong`` (other bytes)."""
@@ -100,11 +102,19 @@ def proxied(port: int) -> Iterator[tuple[str, Faults]]:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
+            line = f"{self.command} {self.path}"
+            broken = faults.hook("before", line)
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
             headers = {k: v for k, v in self.headers.items() if k.lower() not in _HOPS}
-            connection.request(self.command, self.path, body, headers)
-            answer = connection.getresponse()
-            data = answer.read()
+            try:
+                connection.request(self.command, self.path, body, headers)
+                answer = connection.getresponse()
+                data = answer.read()
+            except OSError:
+                broken = True
+            if faults.hook("after", line) or broken:
+                self.close_connection = True
+                return
             self._give(answer, data, fault)
             connection.close()
 

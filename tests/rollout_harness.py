@@ -37,6 +37,7 @@ from temporalio.worker import Worker
 
 from activities.build import BuildActivities
 from activities.control import ControlActivities
+from activities.evidence import EvidenceActivities
 from activities.incidents import IncidentActivities
 from activities.overrides import OverrideActivities
 from activities.verification import VerificationActivities
@@ -56,6 +57,7 @@ from models.rollout import (
 )
 from stores.checkpoints import Notary
 from stores.control import ControlStore
+from stores.evidence_archive import EvidenceArchive
 from stores.keys import ensure_key
 from stores.ledger import Ledger
 from stores.oci import ImageLayout
@@ -93,6 +95,7 @@ class Plane:
         self.overrides = OverrideStore(self.engine, self.ledger)
         self.layout = ImageLayout(home / "releases")
         self.verifier = FakeVerifier()
+        self.archive = EvidenceArchive(home / "evidence")
         self.config = home / "config.toml"
         self.incidents = IncidentActivities(
             store=self.store, ledger=self.ledger, layout=self.layout, config=self.config
@@ -143,6 +146,7 @@ class Plane:
             activities=activities_of(
                 *(activities, verification, self.incidents, OverrideActivities(self.overrides)),
                 *(self.build, self.vulnerabilities),
+                EvidenceActivities(self.ledger, self.archive),
             ),
         )
 

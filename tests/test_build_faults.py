@@ -1,16 +1,22 @@
-"""A builder that is killed anywhere leaves no half-published release, and no evidence twice."""
+"""A builder or registry killed anywhere leaves no half of a release, and no evidence twice."""
 
 import asyncio
 import multiprocessing
 import os
 import random
 import sys
+import threading
+import time
 
 import build_worker
 import pytest
 from build_harness import Yard, only, server, start, statements
+from registry_harness import REGISTRY, Faults, Registry, proxied
 
 from stores.oci import ReleaseNotFound
+from stores.registry_client import RegistryClient
+from stores.registry_layout import RegistryLayout
+from stores.registry_source import RegistrySource
 
 SEED = int(os.environ.get("CHAINRING_FAULT_SEED", "1"))
 COUNT = int(os.environ.get("CHAINRING_FAULT_POINTS", "2"))
@@ -21,7 +27,13 @@ POINTS = [
     *(f"attach {when} {number}" for when in ("before", "after") for number in (1, 2, 3, 4)),
     "give_name before 1",
     "give_name after 1",
+    # The receipt: the control worker's part, which is the same process in the embedded stack.
+    "append before 1",
+    "append after 1",
 ]
+WRITES = 30
+"""Requests that change something in the registry when a release is built into it, at least."""
+OUTAGES = [f"{when} {number}" for when in ("before", "after") for number in range(1, WRITES + 1)]
 
 # Workers are forked from a process that has imported everything: to import it takes seconds.
 _SERVER = multiprocessing.get_context("forkserver")
@@ -53,7 +65,7 @@ async def killed_at(client, tmp_path, point):
     finally:
         first.kill()
     assert (yard.builder.home / "killed").exists(), f"{point}: never came"
-    if not point.startswith("give_name after"):
+    if not point.startswith(("give_name after", "append")):
         unseen(yard)
     second = work(yard, address, queue, point)
     try:
@@ -85,3 +97,79 @@ async def test_a_builder_killed_anywhere_is_followed_by_another(tmp_path, monkey
         assert only(yard, "release.built").subject == result.release
         assert not list(yard.builder.ledger.read(kinds=["build.failed"]))
         assert not list((yard.builder.home / "work" / "builds").glob("*"))
+
+
+class Outage:
+    """Kills a registry at one of the requests that change it; `over` starts it again."""
+
+    def __init__(self, registry: Registry, faults: Faults, point: str) -> None:
+        when, number = point.split()
+        self._registry, self._faults = registry, faults
+        self._when, self._left = when, int(number)
+        self._lock = threading.Lock()
+        self._killed = threading.Event()
+
+    def __call__(self, when: str, line: str) -> bool:
+        with self._lock:
+            if when != self._when or not line.startswith(("PUT", "POST")):
+                return False
+            self._left -= 1
+            if self._left != 0:
+                return False
+            self._registry.kill()
+            self._killed.set()
+            return True
+
+    async def over(self) -> None:
+        """Start it again, by this thread: the process dies with the thread that started it."""
+        assert await asyncio.to_thread(self._killed.wait, 60), "it never came to that"
+        asked = any(line.endswith("/manifests/1.0.0") for line in writes(self._faults))
+        await asyncio.sleep(0.3)
+        self._registry.start()
+        if not asked:
+            with pytest.raises(ReleaseNotFound):
+                source(self._registry.url).resolve("web:1.0.0")
+
+
+def source(url):
+    def client(root):
+        return RegistryClient(root, pause=lambda seconds: time.sleep(min(seconds, 0.4)))
+
+    return RegistrySource(f"{url}/fleet", client)
+
+
+def writes(faults):
+    return [line for line in faults.seen if line.startswith(("PUT", "POST"))]
+
+
+async def built_through(client, directory, point):
+    yard = Yard(directory)
+    registry = Registry(directory / "registry")
+    try:
+        with proxied(registry.port) as (url, faults):
+            outage = faults.hook = Outage(registry, faults, point)
+            layout = RegistryLayout(directory / "cache", source(url))
+            yard.builder.activities._shelf = layout
+            queue = f"registry-{point.replace(' ', '-')}"
+            async with yard.builder.worker(client, queue):
+                handle = await start(client, yard.request(yard.commit()), queue)
+                await outage.over()
+                result = await asyncio.wait_for(handle.result(), 60)
+        there = yard.builder.layout = RegistryLayout(directory / "there", source(registry.url))
+        assert there.resolve("web:1.0.0") == result.release, point
+        assert there.verify(result.release)
+        assert len(there.referrers(result.release)) == len(there.evidence(result.release)) == 4
+        assert len(statements(yard, result.release)) == 4, point
+        assert only(yard, "release.built").subject == result.release
+        assert not list(yard.builder.ledger.read(kinds=["build.failed"]))
+    finally:
+        registry.kill()
+
+
+@pytest.mark.skipif(REGISTRY is None, reason="docker-registry is not installed")
+@pytest.mark.parametrize(
+    "point", random.Random(SEED).sample(OUTAGES, min(max(1, COUNT // 2), len(OUTAGES)))
+)
+async def test_a_registry_killed_anywhere_has_the_whole_release_in_the_end(tmp_path, point):
+    async with server() as client:
+        await built_through(client, tmp_path, point)

@@ -16,9 +16,10 @@ from workers.builder import build_activities
 from workers.process import activities_of, connect, make_worker, serve
 from workers.release_store import open_releases
 from workers.settings import load_control
-from workers.supply import release_verifier, vulnerability_activities
+from workers.supply import evidence_activities, release_verifier, vulnerability_activities
 from workflows.break_glass import BreakGlass
 from workflows.build_release import BuildRelease
+from workflows.check_evidence import CheckEvidence
 from workflows.debt import SettleDebt
 from workflows.incident import Incident
 from workflows.refresh_vulnerabilities import RefreshVulnerabilities
@@ -31,7 +32,7 @@ DEPLOYMENT = "chainring-control"
 CONTROL_WORKFLOWS = [
     *(FleetRollout, SettleDebt, VerifyRelease),
     *(BreakGlass, RejudgeDeployments, Incident, RefreshVulnerabilities),
-    *(BuildRelease, ReleaseToProduction),
+    *(BuildRelease, ReleaseToProduction, CheckEvidence),
 ]
 
 
@@ -62,6 +63,7 @@ class ControlParts:
         )
         self.vulnerabilities = vulnerability_activities(addresses)
         trust = addresses.verification.trust_root if addresses.verification else None
+        self.evidence = evidence_activities(addresses, self.ledger)
         builder = addresses.builder
         self.builders = (
             [build_activities(builder, layout, trust, addresses.config)] if builder else []
@@ -71,7 +73,8 @@ class ControlParts:
         """Every object whose methods are activities of the control worker."""
         return [
             *(self.activities, self.verification, self.incidents),
-            *(OverrideActivities(self.overrides), *self.vulnerabilities, *self.builders),
+            *(OverrideActivities(self.overrides), self.evidence),
+            *(*self.vulnerabilities, *self.builders),
         ]
 
 

@@ -56,6 +56,12 @@ def calendar() -> list[Planned]:
             note="judge what runs by today's data: an exception may have run out",
             input={"reason": "scheduled"},
         ),
+        Planned(
+            id="evidence/check",
+            workflow="CheckEvidence",
+            every=timedelta(days=1),
+            note="read back all that verdicts were given on; a run that fails names what is lost",
+        ),
     ]
 
 

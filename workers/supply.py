@@ -3,6 +3,7 @@
 from datetime import datetime
 from pathlib import Path
 
+from activities.evidence import EvidenceActivities
 from activities.release_verifier import RegistryVerifier, VulnerabilitySource
 from activities.verification import Heartbeat, Judgement, ReleaseVerifier
 from activities.vulnerabilities import VulnerabilityActivities
@@ -11,6 +12,7 @@ from models.release_verdict import Check, ReleaseVerdict, VerdictInputs
 from models.verification_policy import load_policy
 from stores.evidence_archive import EvidenceArchive
 from stores.files import write_atomic
+from stores.ledger import Ledger
 from stores.oci import ImageLayout
 from stores.templates import render_policy
 from stores.vulnerabilities import VulnerabilityStore
@@ -58,6 +60,12 @@ def release_verifier(addresses: ControlAddresses, layout: ImageLayout) -> Releas
         trust_root=address.trust_root,
         config=addresses.config,
     )
+
+
+def evidence_activities(addresses: ControlAddresses, ledger: Ledger) -> EvidenceActivities:
+    """What looks after the archive that the addresses name."""
+    address = addresses.verification
+    return EvidenceActivities(ledger, EvidenceArchive(address.archive) if address else None)
 
 
 def vulnerability_source(address: VerificationAddress) -> VulnerabilitySource:

@@ -5,6 +5,7 @@ from datetime import timedelta
 from temporalio.common import RetryPolicy
 
 from models.break_glass import EndOverride, Override
+from models.evidence_check import EvidenceReport
 from models.ids import short
 from models.incident import Deployed, OpenIncident, Proposal, RejudgeSettings, StopRollout
 from models.vulnerability_data import FeedSource, LoadedFeed, RefreshRequest, Snapshot
@@ -49,6 +50,14 @@ async def open_incidents() -> list[OpenIncident]:
 async def stop_rollout(step: StopRollout) -> bool:
     """Whether the rollout was stopped now; one that has ended needs no stopping."""
     return await run_step("stop_rollout", step, bool, f"stop {step.rollout}")
+
+
+async def read_evidence_back() -> EvidenceReport:
+    """Read and hash every input of every verdict."""
+    summary = "read all evidence back"
+    return await run_step(
+        "read_evidence_back", NOTHING, EvidenceReport, summary, limit=LOADING, heartbeat=HEARTBEAT
+    )
 
 
 async def feeds_to_load(request: RefreshRequest) -> list[FeedSource]:
