@@ -38,7 +38,7 @@ def is_real(command):
             return True
         case ["python", "-m", "workers", "region", region]:
             return region in (*REGIONS, "%i")
-        case ["python", "-m", "workers", "host" | "gateway", *regions]:
+        case ["python", "-m", "workers", "host" | "gateway" | "recovery", *regions]:
             return bool(regions) and set(regions) <= {*REGIONS, "%i"}
         case ["python", "deploy/start_envoy.py", region]:
             return region in (*REGIONS, "%i")
@@ -138,7 +138,7 @@ def test_compose_starts_only_what_exists_and_all_of_it():
     assert all(is_real(command) for command in commands), commands
     assert ["python", "-m", "workers", "control"] in commands
     for region in REGIONS:
-        for process in ("region", "host", "gateway"):
+        for process in ("region", "host", "gateway", "recovery"):
             assert ["python", "-m", "workers", process, region] in commands
         assert ["python", "deploy/start_envoy.py", region] in commands
 
@@ -146,7 +146,7 @@ def test_compose_starts_only_what_exists_and_all_of_it():
 def test_the_workers_know_the_commands():
     """Each must be understood: a process that is not one prints the usage and exits with 2."""
     source = (ROOT / "workers" / "__main__.py").read_text()
-    for process in ("control", "region", "host", "gateway"):
+    for process in ("control", "region", "host", "gateway", "recovery"):
         assert f'case ["{process}"' in source
 
 
@@ -211,7 +211,8 @@ def test_units_start_what_exists_and_stop_it_gently(unit):
 
 
 def test_there_is_a_unit_for_every_process():
-    names = ["control.service", *(f"{p}@.service" for p in ("envoy", "gateway", "host", "region"))]
+    regional = ("envoy", "gateway", "host", "recovery", "region")
+    names = ["control.service", *(f"{process}@.service" for process in regional)]
     assert [unit.name for unit in UNITS] == [f"chainring-{name}" for name in names]
 
 

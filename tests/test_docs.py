@@ -21,10 +21,12 @@ from models.break_glass import BreakGlassState
 from models.build import BuildRequest, BuildState
 from models.incident import IncidentState
 from models.production import ProductionRequest, ProductionState
+from models.recovery import RestoreRequest
 from models.rollout import AbortDecision, Decision, RolloutRequest, RolloutState
 from workers.__main__ import USAGE
 from workers.cli import app
-from workers.temporal_setup import CONTROL_QUEUE, SEARCH_ATTRIBUTES
+from workers.temporal_setup import CONTROL_QUEUE, RECOVERY_QUEUE, SEARCH_ATTRIBUTES
+from workflows.restore_region import RestoreRegion
 from workflows.rollout import FleetRollout
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +38,7 @@ REQUESTS = {
     "BuildRelease": BuildRequest,
     "FleetRollout": RolloutRequest,
     "ReleaseToProduction": ProductionRequest,
+    "RestoreRegion": RestoreRequest,
 }
 STATES = (RolloutState, IncidentState, BreakGlassState, BuildState, ProductionState)
 BUILT_IN = {"WorkflowType", "WorkflowId", "ExecutionStatus"}
@@ -195,7 +198,9 @@ def _is_path_of_commands(words: list[str]) -> bool:
     documented("temporal", "workflow", "start") + documented("temporal", "workflow", "execute"),
 )
 def test_the_input_of_a_start_is_a_request(command: Command):
-    assert option(command, "--task-queue") == CONTROL_QUEUE
+    recovers = option(command, "--type") in ("RestoreRegion", "SnapshotRegion")
+    assert option(command, "--task-queue") == (RECOVERY_QUEUE if recovers else CONTROL_QUEUE)
+    assert (option(command, "--namespace") is not None) == recovers
     request = REQUESTS[str(option(command, "--type"))].model_validate(given_input(command))
     assert getattr(request, "release", DIGEST) == DIGEST
 
@@ -215,7 +220,8 @@ def test_a_wrong_input_is_found():
 
 @pytest.mark.parametrize("command", documented("temporal", "workflow", "query"))
 def test_a_query_exists(command: Command):
-    assert option(command, "--name") in workflow._Definition.must_from_class(FleetRollout).queries
+    asked = RestoreRegion if "restore/" in str(option(command, "--workflow-id")) else FleetRollout
+    assert option(command, "--name") in workflow._Definition.must_from_class(asked).queries
 
 
 @pytest.mark.parametrize("command", documented("temporal", "workflow", "list"))
