@@ -147,5 +147,10 @@ class RegionAddresses(_Addresses):
     releases: Path
     workdir: Path = Field(description="where releases are unpacked and their logs are kept")
     gateway: GatewayAddress
+    recovery: Path | None = Field(
+        default=None,
+        description="directory of the primary's file and the write buffer; without it the region "
+        "has no degraded mode",
+    )
     prometheus: str | None = Field(default=None, description="base URL; Envoy's own when absent")
     otlp_endpoint: str | None = None

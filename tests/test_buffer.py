@@ -18,7 +18,7 @@ from models.tables_buffer import BufferConflictRow
 from stores.buffered_kv import Base, Buffer, BufferedKV
 from stores.drain import DrainIncomplete, conflicts_of, drain, drain_and_clear
 from stores.kv import ABSENT, LARGEST_VALUE, KvError, KvValue, TenantKV, VersionConflict
-from stores.spool import Spool, SpoolFull, SpoolLimits, SpoolUnavailable
+from stores.spool import Spool, SpoolClosed, SpoolFull, SpoolLimits, SpoolUnavailable
 from stores.spool_files import open_spool, read_spool
 from stores.sql import StoreUnavailable, create_all, open_engine, read, table
 
@@ -183,7 +183,7 @@ def test_the_buffer_is_there_after_a_restart(spool: Spool, base: Engine):
     again.close()
     reading = buffer_over(None, base, records=contents_of(again).records)
     assert BufferedKV(reading, "a").get("k").value == b"w"
-    with pytest.raises(SpoolUnavailable, match="being drained"):
+    with pytest.raises(SpoolClosed, match="being drained"):
         BufferedKV(reading, "a").put("k", b"x")
 
 

@@ -235,6 +235,7 @@ def _region(root: Path, region: str, ports: Ports, options: Options) -> None:
         releases=root / "releases",
         workdir=folder / "releases",
         gateway=gateway,
+        recovery=folder / "recovery",
         otlp_endpoint=options.otlp_endpoint,
     )
     ensure_key(addresses.signing_key)
