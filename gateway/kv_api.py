@@ -8,38 +8,46 @@
 The tenant is the one that the authority names, which Envoy has routed by; nothing else in a request
 can name one. An error is a JSON object with ``error``, ``field`` and ``message``. This API must be
 reachable for Envoy only: who can connect to it can put any tenant into the authority.
+
+While the region's primary is down, every answer says ``X-Chainring-Mode: degraded``, and by ``Age``
+how many seconds ago the state was read that lies beneath the buffered writes.
 """
 
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import singledispatch
 from http import HTTPStatus
+from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote_to_bytes
 
 from aiohttp import hdrs, web
 from sqlalchemy import Engine, text
 
 from gateway.envoy import KV_PREFIX, tenant_of
+from gateway.kv_mode import ModeUnavailable, RegionMode, Serving, TenantKeys
 from stores.kv import (
     ABSENT,
     LARGEST_VALUE,
     CorruptValue,
     KvError,
     QuotaExceeded,
-    TenantKV,
     VersionConflict,
 )
+from stores.spool import SpoolClosed, SpoolError, SpoolFull, SpoolLimits
 from stores.sql import StoreUnavailable, read
 
 _log = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_ENGINE = web.AppKey("engine", Engine)
+_MODE = web.AppKey("mode", RegionMode)
 _REGION = web.AppKey("region", str)
 _QUOTA = web.AppKey("quota", int)
+_SERVING = web.RequestKey("serving", Serving)
 
 _VERSION_TAG = re.compile(r'"([0-9]{1,18})"')
 _KEY_PATH = KV_PREFIX + r"/{key:[\s\S]*}"  # a line break too: it is refused as a key, not as a path
@@ -48,14 +56,27 @@ _PRIVATE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 def kv_application(
-    engine: Engine, region: str, *, quota_bytes: int | None = None
+    engine: Engine,
+    region: str,
+    *,
+    quota_bytes: int | None = None,
+    recovery: Path | None = None,
+    limits: SpoolLimits | None = None,
 ) -> web.Application:
-    """The API of one region's tenants; `quota_bytes` limits each tenant's keys and values."""
+    """The API of one region's tenants.
+
+    Args:
+        quota_bytes: limits each tenant's keys and values.
+        recovery: directory that says whether the primary serves (`stores.primary`), and where
+            writes are buffered while it does not; None: it always serves.
+        limits: of the buffer.
+    """
     app = web.Application(client_max_size=LARGEST_VALUE, middlewares=[_errors_as_json])
-    app[_ENGINE] = engine
+    app[_MODE] = RegionMode(engine, region, recovery, limits or SpoolLimits())
     app[_REGION] = region
     if quota_bytes is not None:
         app[_QUOTA] = quota_bytes
+    app.cleanup_ctx.append(_following)
     app.router.add_get("/healthz", _health)
     app.router.add_get(KV_PREFIX, _list)
     app.router.add_get(_KEY_PATH, _get)
@@ -64,9 +85,17 @@ def kv_application(
     return app
 
 
+async def _following(app: web.Application) -> AsyncIterator[None]:
+    task = asyncio.create_task(app[_MODE].follow())
+    yield
+    task.cancel()
+    await app[_MODE].close()
+
+
 async def _get(request: web.Request) -> web.Response:
-    kv, key = _tenant_kv(request), _key(request)
-    found = await asyncio.to_thread(kv.get, key)
+    tenant, key = _tenant(request), _key(request)
+    kv = await _keys(request, tenant)
+    found = await _call(request, lambda: kv.get(key))
     if found is None:
         return _error(HTTPStatus.NOT_FOUND, "not_found", "key", "there is no such key")
     headers = {"ETag": _tag(found.version), **_PRIVATE}
@@ -74,48 +103,69 @@ async def _get(request: web.Request) -> web.Response:
 
 
 async def _put(request: web.Request) -> web.Response:
-    kv, key, expected = _tenant_kv(request), _key(request), _expected_version(request)
+    tenant, key, expected = _tenant(request), _key(request), _expected_version(request)
     value = await request.read()
-    version = await asyncio.to_thread(kv.put, key, value, expected_version=expected)
+    kv = await _keys(request, tenant)  # last: what is in force may change while the body comes in
+    version = await _call(request, lambda: kv.put(key, value, expected_version=expected))
     return web.json_response({"version": version}, headers={"ETag": _tag(version)})
 
 
 async def _delete(request: web.Request) -> web.Response:
-    kv, key, expected = _tenant_kv(request), _key(request), _expected_version(request)
-    if not await asyncio.to_thread(kv.delete, key, expected_version=expected):
+    tenant, key, expected = _tenant(request), _key(request), _expected_version(request)
+    kv = await _keys(request, tenant)
+    if not await _call(request, lambda: kv.delete(key, expected_version=expected)):
         return _error(HTTPStatus.NOT_FOUND, "not_found", "key", "there is no such key")
     return web.Response(status=HTTPStatus.NO_CONTENT)
 
 
 async def _list(request: web.Request) -> web.Response:
-    kv, asked = _tenant_kv(request), _page_parameters(request)
-    page = await asyncio.to_thread(
-        kv.list, asked.get("prefix", ""), after=asked.get("after"), limit=_limit(asked)
-    )
+    tenant, asked = _tenant(request), _page_parameters(request)
+    prefix, after, limit = asked.get("prefix", ""), asked.get("after"), _limit(asked)
+    kv = await _keys(request, tenant)
+    page = await _call(request, lambda: kv.list(prefix, after=after, limit=limit))
     keys = [{"key": each.key, "version": each.version, "size": each.size} for each in page.keys]
     return web.json_response({"keys": keys, "after": page.after}, headers=_PRIVATE)
 
 
 async def _health(request: web.Request) -> web.Response:
-    """Whether the region's database answers. Envoy routes no tenant here."""
+    """Whether the region's state can be asked for. Envoy routes no tenant here.
+
+    In normal mode its database must answer; while that is down, ``fill`` is the buffer's.
+    """
+    region = request.app[_REGION]
+    serving = await request.app[_MODE].serving()
+    if serving.buffer is not None:
+        mode = {"mode": serving.primary.mode, "fill": round(serving.buffer.fill, 6)}
+        return web.json_response({"status": "degraded", "region": region, **mode})
 
     def ask() -> None:
-        with read(request.app[_ENGINE]) as connection:
+        with read(serving.engine) as connection:
             connection.execute(text("SELECT 1"))
 
     await asyncio.to_thread(ask)
-    return web.json_response({"status": "ok", "region": request.app[_REGION]})
+    return web.json_response({"status": "ok", "region": region})
 
 
-def _tenant_kv(request: web.Request) -> TenantKV:
-    """The keys of the tenant in the authority, which there must be one of, read in one way."""
+def _tenant(request: web.Request) -> str:
+    """The tenant in the authority, which there must be one of, read in one way."""
     hosts = request.headers.getall(hdrs.HOST, [])
     if len(hosts) != 1 or not request.raw_path.startswith("/"):
         raise KvError("host", "a request names its host once, in the Host header")
     tenant = tenant_of(hosts[0], request.app[_REGION])
     if tenant is None:
         raise _UnknownTenant
-    return TenantKV(request.app[_ENGINE], tenant, quota_bytes=request.app.get(_QUOTA))
+    return tenant
+
+
+async def _keys(request: web.Request, tenant: str) -> TenantKeys:
+    """The tenant's keys in what is in force now, which serves the whole request."""
+    serving = await request.app[_MODE].serving()
+    request[_SERVING] = serving
+    return serving.keys(tenant, request.app.get(_QUOTA))
+
+
+async def _call(request: web.Request, work: Callable[[], _T]) -> _T:
+    return await request.app[_MODE].call(request[_SERVING], work)
 
 
 def _key(request: web.Request) -> str:
@@ -174,9 +224,12 @@ class _UnknownTenant(Exception):
 @web.middleware
 async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
-        return await handler(request)
+        answer = await handler(request)
     except Exception as error:
-        return _refusal(error)
+        answer = _refusal(error)
+    if _SERVING in request:
+        answer.headers.update(request[_SERVING].headers())
+    return answer
 
 
 @singledispatch
@@ -220,9 +273,28 @@ def _(error: CorruptValue) -> web.Response:
 @_refusal.register
 def _(error: StoreUnavailable) -> web.Response:
     _log.warning("kv: %s", error)
-    answer = _error(HTTPStatus.SERVICE_UNAVAILABLE, "store", None, f"the store is {error.kind}")
-    answer.headers["Retry-After"] = "1"
-    return answer
+    return _come_back(1, "store", f"the store is {error.kind}")
+
+
+@_refusal.register
+def _(error: SpoolFull) -> web.Response:
+    return _come_back(5, "buffer_full", str(error))
+
+
+@_refusal.register
+def _(error: SpoolClosed) -> web.Response:
+    return _come_back(1, "draining", str(error))
+
+
+@_refusal.register
+def _(error: SpoolError) -> web.Response:
+    _log.warning("kv: %s", error)
+    return _come_back(1, "buffer", str(error))
+
+
+@_refusal.register
+def _(_error_of_mode: ModeUnavailable) -> web.Response:
+    return _come_back(1, "mode", "the region cannot serve now")  # the log says more
 
 
 @_refusal.register
@@ -232,6 +304,13 @@ def _(error: web.HTTPException) -> web.Response:
         message = f"at most {LARGEST_VALUE} bytes are kept"
         return _error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "refused", "value", message)
     return _error(HTTPStatus(error.status), "refused", "request", error.reason)
+
+
+def _come_back(seconds: int, error: str, message: str) -> web.Response:
+    """Nothing was done, and it may be in ``seconds``."""
+    answer = _error(HTTPStatus.SERVICE_UNAVAILABLE, error, None, message)
+    answer.headers["Retry-After"] = str(seconds)
+    return answer
 
 
 def _error(status: HTTPStatus, error: str, field: str | None, message: str) -> web.Response:

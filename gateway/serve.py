@@ -14,6 +14,7 @@ from gateway.publisher import RoutePublisher
 from gateway.route_watch import watch_routes
 from models.addresses import RegionAddresses
 from stores.ledger import Ledger
+from stores.primary import PrimaryDamaged, PrimaryFile
 from stores.shards import ShardStore
 from stores.sql import StoreUnavailable, create_all, engine_for
 
@@ -27,11 +28,12 @@ def run_gateway(regions: Sequence[RegionAddresses]) -> int:
     """Serve until SIGTERM or SIGINT, then finish the requests that are under way.
 
     Each API answers ``/healthz`` on its port. Returns the process's exit code: 1, after a message
-    in the log, when a database does not answer at the start or a port is taken.
+    in the log, when a port is taken, or when a database does not answer at the start although its
+    region is in normal mode.
     """
     try:
         asyncio.run(_serve(regions))
-    except (OSError, StoreUnavailable) as error:
+    except (OSError, StoreUnavailable, PrimaryDamaged) as error:
         _log.error("gateway: %s", error)
         return 1
     return 0
@@ -65,12 +67,21 @@ def _watching(region: RegionAddresses) -> Iterator[None]:
 
 async def _start(region: RegionAddresses) -> web.AppRunner:
     engine = engine_for(region.database)
-    await asyncio.to_thread(create_all, engine)
-    application = kv_application(engine, region.region)
+    if _normal(region):
+        await asyncio.to_thread(create_all, engine)
+    application = kv_application(engine, region.region, recovery=region.recovery)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=DRAIN_SECONDS)
     await runner.setup()
     await web.TCPSite(runner, LOOPBACK, region.gateway.kv_port).start()
     return runner
+
+
+def _normal(region: RegionAddresses) -> bool:
+    """Whether the database that the addresses name is there to serve."""
+    if region.recovery is None:
+        return True
+    primary = PrimaryFile(region.recovery, region.region).read()
+    return primary.mode == "normal" and primary.database is None
 
 
 async def _stop(runner: web.AppRunner) -> None:

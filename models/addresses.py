@@ -176,6 +176,11 @@ class RegionAddresses(_Addresses):
     registry: RegistryAddress | None = None
     workdir: Path = Field(description="where releases are unpacked and their logs are kept")
     gateway: GatewayAddress
+    recovery: Path | None = Field(
+        default=None,
+        description="directory of the primary's file and the write buffer; without it the region "
+        "has no degraded mode",
+    )
     prometheus: str | None = Field(default=None, description="base URL; Envoy's own when absent")
     backup: BackupAddress | None = Field(
         default=None, description="without it nothing of this region is backed up"

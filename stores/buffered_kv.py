@@ -35,7 +35,7 @@ from stores.kv import (
     VersionConflict,
     key_bytes,
 )
-from stores.spool import Spool, SpoolUnavailable
+from stores.spool import Spool, SpoolClosed
 from stores.spool_files import open_spool
 from stores.sql import StoreUnavailable
 
@@ -161,7 +161,7 @@ class BufferedKV:
 
         Raises:
             VersionConflict: the key is at another one.
-            SpoolFull, SpoolUnavailable: it is not kept.
+            SpoolFull, SpoolClosed, SpoolUnavailable: it is not kept.
         """
         name = key_bytes(key)
         if len(value) > LARGEST_VALUE:
@@ -176,7 +176,7 @@ class BufferedKV:
 
         Raises:
             VersionConflict: the key is not at ``expected_version``.
-            SpoolFull, SpoolUnavailable: it is not kept.
+            SpoolFull, SpoolClosed, SpoolUnavailable: it is not kept.
         """
         name = key_bytes(key)
         beneath = self._version_beneath(key, needed=True)
@@ -220,7 +220,7 @@ class BufferedKV:
         """Decide and buffer a write; None: the key is not there, and ``missing`` is not meant."""
         spool = self._buffer.spool
         if spool is None:
-            raise SpoolUnavailable("buffer: it is being drained, and takes no writes now")
+            raise SpoolClosed("buffer: it is being drained, and takes no writes now")
         with spool.lock:
             before = self._overlay.newest(name)
             seen = beneath

@@ -5,10 +5,10 @@ write whose key is not as the buffer saw it is not made: it is kept whole in ``b
 reported. The spool is cleared only when every record in it has its mark.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, delete, func, insert, select
+from sqlalchemy import Engine, Row, delete, func, insert, select
 
 from models.buffer import (
     BufferedWrite,
@@ -20,15 +20,15 @@ from models.buffer import (
 )
 from models.spool import Record, outage_proof, span
 from models.tables_buffer import BufferConflictRow, BufferMarkRow
-from stores.kv import TenantKV
+from stores.kv import ABSENT, Placed, TenantKV
 from stores.spool import Spool
 from stores.spool_files import Contents, open_spool
 from stores.sql import read, table, write
 
 _MARKS = table(BufferMarkRow)
 _CONFLICTS = table(BufferConflictRow)
-_PART = 256
-"""Records that are grouped by tenant at a time, each tenant's in one transaction."""
+_PART = 500
+"""Writes of one tenant that are made in one transaction."""
 _SHOWN = 100
 
 Numbered = tuple[int, BufferedWrite]
@@ -54,19 +54,21 @@ def drain(
         rebuilt: see `models.buffer.conflict`.
 
     Raises:
-        SpoolDamaged: a record is none that this release wrote; those before it are made.
+        SpoolDamaged: a record is none that this release wrote; nothing was made.
         StoreUnavailable: call again; what was made has its marks.
         DrainIncomplete: a mark is missing at the end.
     """
     spool = contents.headers[0].spool.hex()
-    if contents.records:
+    by_tenant = _by_tenant(contents.records)
+    if by_tenant:
         _forget(engine, spool, contents.drained)
-    repeated = 0
-    for start in range(0, len(contents.records), _PART):
-        part = contents.records[start : start + _PART]
-        for tenant, writes in _by_tenant(part):
-            repeated += _make(TenantKV(engine, tenant), spool, writes, rebuilt=rebuilt)
-        progress(start + len(part), len(contents.records))
+    done = repeated = 0
+    for tenant, writes in by_tenant.items():
+        for start in range(0, len(writes), _PART):
+            part = writes[start : start + _PART]
+            repeated += _make(TenantKV(engine, tenant), spool, part, rebuilt=rebuilt)
+            done += len(part)
+            progress(done, len(contents.records))
     return _report(engine, contents, repeated)
 
 
@@ -93,55 +95,49 @@ def conflicts_of(engine: Engine, spool: str, *, limit: int = 1000) -> list[Confl
         return [_conflict_of(row) for row in rows]
 
 
-def _by_tenant(part: Sequence[Record]) -> Iterator[tuple[str, list[Numbered]]]:
+def _by_tenant(records: Sequence[Record]) -> dict[str, list[Numbered]]:
     found: dict[str, list[Numbered]] = {}
-    for record in part:
+    for record in records:
         each = read_write(record.payload, number=record.number)
         found.setdefault(each.tenant, []).append((record.number, each))
-    yield from found.items()
+    return found
 
 
 def _make(kv: TenantKV, spool: str, writes: list[Numbered], *, rebuilt: bool) -> int:
-    """Make one tenant's writes in one transaction; how many were made before."""
+    """Make some of a tenant's writes in one transaction; how many were made before.
+
+    A write that a later one of these replaces counts as made, and only the last reaches the table.
+    """
     with kv.transaction() as connection:
         known = select(_MARKS.c.id).where(_MARKS.c.id.in_([each.id for _, each in writes]))
         marked = set(connection.execute(known).scalars())
         fresh = [(number, each) for number, each in writes if each.id not in marked]
-        marks = [
-            {
-                "id": each.id,
-                "spool": spool,
-                "number": number,
-                "applied": _apply(connection, kv, spool, number, each, rebuilt=rebuilt),
-            }
-            for number, each in fresh
-        ]
-        if marks:
-            connection.execute(insert(_MARKS), marks)
+        versions = kv.versions_in(connection, {each.key for _, each in fresh})
+        placed: dict[bytes, Placed] = {}
+        marks, conflicts = [], []
+        for number, each in fresh:
+            found = versions.get(each.key, ABSENT)
+            why = conflict(each, found, rebuilt=rebuilt)
+            if found == each.version:
+                why = None  # it is there: by a drain whose marks are lost
+            elif why is None:
+                placed[each.key] = Placed(each.value, each.version)
+                versions[each.key] = ABSENT if each.value is None else each.version
+            else:
+                conflicts.append(_row(spool, number, each) | {"found": found, "why": why})
+            mark = {"id": each.id, "spool": spool, "number": number, "applied": why is None}
+            marks.append(mark)
+        if placed:
+            kv.place(connection, placed, clock=max(versions_end(e.version) for _, e in fresh))
+        for into, rows in ((_CONFLICTS, conflicts), (_MARKS, marks)):
+            if rows:
+                connection.execute(insert(into), rows)
     return len(marked)
 
 
-def _apply(
-    connection: Connection,
-    kv: TenantKV,
-    spool: str,
-    number: int,
-    each: BufferedWrite,
-    *,
-    rebuilt: bool,
-) -> bool:
-    found = kv.version_in(connection, each.key)
-    if found == each.version:  # made by a drain whose marks are lost: a version is given once
-        return True
-    why = conflict(each, found, rebuilt=rebuilt)
-    if why is None:
-        clock = versions_end(each.version)
-        kv.place(connection, each.key, each.value, each.version, clock=clock)
-        return True
+def _row(spool: str, number: int, each: BufferedWrite) -> dict[str, Any]:
     kept = {name: getattr(each, name) for name in BufferedWrite.__struct_fields__}
-    row = {**kept, "spool": spool, "number": number, "found": found, "why": why}
-    connection.execute(insert(_CONFLICTS), row)
-    return False
+    return {**kept, "spool": spool, "number": number}
 
 
 def _forget(engine: Engine, spool: str, drained: int) -> None:

@@ -9,11 +9,22 @@ every read, so that a value that rotted, or lies under another's name, is never 
 import hashlib
 import hmac
 import unicodedata
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Engine, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    bindparam,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from models.ids import is_tenant_id
 from models.tables_kv import KvEntryRow, KvSpaceRow
@@ -90,6 +101,13 @@ class KvPage:
     after: str | None
 
 
+class Placed(NamedTuple):
+    """What a key becomes: a value and its version, or nothing where ``value`` is None."""
+
+    value: bytes | None
+    version: int
+
+
 class TenantKV:
     """One tenant's keys.
 
@@ -148,7 +166,16 @@ class TenantKV:
             if self._quota is not None and used > max(self._quota, space.used):
                 raise QuotaExceeded(used, self._quota)
             version = space.clock + 1
-            self._store(connection, name, value, version, new=before is None)
+            columns = {
+                "value": value,
+                "sha256": value_digest(self._tenant, name, value),
+                "version": version,
+            }
+            if before is None:
+                whole = {"tenant": self._tenant, "key": name, **columns}
+                connection.execute(insert(_ENTRY), whole)
+            else:
+                connection.execute(update(_ENTRY).where(*self._at(name)).values(**columns))
             self._set_space(connection, clock=version, used=used)
         return version
 
@@ -203,37 +230,51 @@ class TenantKV:
         """A write transaction that no other writer of the tenant's runs beside."""
         return write(self._engine, lock=f"kv/{self._tenant}")
 
-    def version_in(self, connection: Connection, name: bytes) -> int:
-        """A key's version as the caller's transaction sees it, or `ABSENT`."""
-        found = self._found(connection, name, None)
-        return ABSENT if found is None else found.version
+    def versions_in(self, connection: Connection, names: Collection[bytes]) -> dict[bytes, int]:
+        """The versions of those keys that are there, as the caller's transaction sees them."""
+        return {name: found.version for name, found in self._all(connection, names).items()}
 
-    def place(
-        self, connection: Connection, name: bytes, value: bytes | None, version: int, *, clock: int
-    ) -> None:
-        """Write what was acknowledged elsewhere, under its version; None removes the key.
+    def place(self, connection: Connection, placed: Mapping[bytes, Placed], *, clock: int) -> None:
+        """Write what was acknowledged elsewhere, under its versions.
 
         No quota is asked: what was promised is kept. The tenant's clock goes to ``clock`` at least.
         """
-        before = self._found(connection, name, None)
+        before = self._all(connection, placed)
         space = self._space(connection)
-        used = space.used - _taken(name, before)
-        if value is not None:
-            used += len(name) + len(value)
-            self._store(connection, name, value, version, new=before is None)
-        elif before is not None:
-            connection.execute(delete(_ENTRY).where(*self._at(name)))
+        used = space.used
+        inserts, updates, deletes = [], [], []
+        for name, each in placed.items():
+            used -= _taken(name, before.get(name))
+            if each.value is None:
+                deletes.append({"at": name})
+                continue
+            used += len(name) + len(each.value)
+            digest = value_digest(self._tenant, name, each.value)
+            columns = {"value": each.value, "sha256": digest, "version": each.version}
+            if name in before:
+                updates.append({"at": name, **{f"new_{key}": columns[key] for key in columns}})
+            else:
+                inserts.append({"tenant": self._tenant, "key": name, **columns})
+        own = (_ENTRY.c.tenant == self._tenant, _ENTRY.c.key == bindparam("at"))
+        changed: dict[str, Any] = {
+            name: bindparam(f"new_{name}") for name in ("value", "sha256", "version")
+        }
+        for statement, rows in (
+            (insert(_ENTRY), inserts),
+            (update(_ENTRY).where(*own).values(changed), updates),
+            (delete(_ENTRY).where(*own), deletes),
+        ):
+            if rows:
+                connection.execute(statement, rows)
         self._set_space(connection, clock=max(space.clock, clock), used=used)
 
-    def _store(
-        self, connection: Connection, name: bytes, value: bytes, version: int, *, new: bool
-    ) -> None:
-        digest = value_digest(self._tenant, name, value)
-        columns = {"value": value, "sha256": digest, "version": version}
-        if new:
-            connection.execute(insert(_ENTRY), {"tenant": self._tenant, "key": name, **columns})
-        else:
-            connection.execute(update(_ENTRY).where(*self._at(name)).values(**columns))
+    def _all(self, connection: Connection, names: Collection[bytes]) -> "dict[bytes, _Found]":
+        sized = select(_ENTRY.c.key, _ENTRY.c.version, func.length(_ENTRY.c.value)).where(
+            _ENTRY.c.tenant == self._tenant, _ENTRY.c.key.in_(list(names))
+        )
+        return {
+            bytes(name): _Found(version, size) for name, version, size in connection.execute(sized)
+        }
 
     def _at(self, name: bytes) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
         return _ENTRY.c.tenant == self._tenant, _ENTRY.c.key == name

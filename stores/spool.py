@@ -40,7 +40,11 @@ class SpoolFull(SpoolError):
 
 
 class SpoolUnavailable(SpoolError):
-    """The disk is full or failed, or the spool is closed; what was acknowledged is kept."""
+    """The disk is full or failed, or there are other records; what was acknowledged is kept."""
+
+
+class SpoolClosed(SpoolError):
+    """The owner has let go of the spool, so that it can be drained."""
 
 
 class SpoolOwned(SpoolError):
@@ -98,7 +102,7 @@ class Spool:
         self._queued_bytes = 0
         self._flying = 0
         self._leading = False
-        self._closed: str | None = None
+        self._closed = self._failed = False
         with ExitStack() as opening:
             try:
                 opening.enter_context(file_lock(directory / _LOCK, wait=False))
@@ -111,7 +115,7 @@ class Spool:
         """Keep a record; durable when this returns its number.
 
         Raises:
-            SpoolFull, SpoolUnavailable: it is not kept.
+            SpoolFull, SpoolClosed, SpoolUnavailable: it is not kept.
         """
         with self.lock:
             number = self.next_number
@@ -144,14 +148,16 @@ class Spool:
                 a record is not, then neither are those that were submitted after it.
 
         Raises:
-            SpoolFull, SpoolUnavailable: it has no place.
+            SpoolFull, SpoolClosed, SpoolUnavailable: it has no place.
             ValueError: the record is too large for any spool.
         """
         if len(payload) > LARGEST_RECORD:
             raise ValueError(f"record: {len(payload)} bytes, at most {LARGEST_RECORD} are kept")
         with self.lock:
-            if self._closed is not None:
-                raise SpoolUnavailable(self._closed)
+            if self._closed:
+                raise SpoolClosed("buffer: it is being drained, and takes no writes now")
+            if self._failed:
+                raise SpoolUnavailable("buffer: its disk has failed; it must be opened anew")
             size = self._size + self._queued_bytes + len(payload) + FRAME_OVERHEAD
             if self.next_number - self._oldest.first >= self.limits.records:
                 raise SpoolFull(f"buffer: holds {self.limits.records} records, the most it takes")
@@ -202,7 +208,7 @@ class Spool:
     def close(self) -> None:
         """Finish what was submitted, take no more, and let another owner have it."""
         with self.lock:
-            self._closed = self._closed or "buffer: it is closed"
+            self._closed = True
             self._quiet.wait_for(lambda: not self._leading)
         self._held.close()
 
@@ -316,7 +322,7 @@ class Spool:
         except OSError:
             trusted = False
         if not trusted:
-            self._closed = "buffer: its disk has failed; it must be opened anew"
+            self._failed = True
 
     def _mark(self) -> None:
         with suppress(OSError):  # it may lag: what it speaks of is on disk

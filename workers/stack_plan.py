@@ -241,6 +241,7 @@ def _region(root: Path, region: str, ports: Ports, options: Options) -> None:
         registry=options.registry,
         workdir=folder / "releases",
         gateway=gateway,
+        recovery=folder / "recovery",
         otlp_endpoint=options.otlp_endpoint,
         backup=BackupAddress(
             objects=str(root / "backup"),

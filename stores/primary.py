@@ -1,0 +1,120 @@
+"""The file that says which store is a region's primary: replaced as a whole, never back in epoch.
+
+The file and the spool of the region's buffer lie in one directory, which outlives every process.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from models.primary import Primary
+from stores.files import file_lock, write_atomic
+
+PRIMARY = "primary.json"
+SPOOL = "spool"
+"""Directory of the buffer's spool, beside the file."""
+
+
+class PrimaryDamaged(Exception):
+    """The file cannot be read or is another region's; the message names it."""
+
+
+class StalePrimary(Exception):
+    """The change's epoch is not above the one that is in force; nothing was changed."""
+
+    def __init__(self, epoch: int, found: Primary) -> None:
+        super().__init__(
+            f"epoch {epoch} is stale: region {found.region} is {found.mode} by epoch {found.epoch}"
+        )
+        self.epoch = epoch
+        self.found = found
+
+    def __reduce__(self) -> tuple[type["StalePrimary"], tuple[int, Primary]]:
+        return StalePrimary, (self.epoch, self.found)
+
+
+class PrimaryFile:
+    """A region's file; may be changed and read by any number of processes."""
+
+    def __init__(self, directory: Path, region: str) -> None:
+        self.path = directory / PRIMARY
+        self._region = region
+
+    def read(self) -> Primary:
+        """What is in force; normal by epoch 0 where nothing was ever changed.
+
+        Raises:
+            PrimaryDamaged: see the class.
+        """
+        try:
+            found = Primary.model_validate_json(self.path.read_bytes())
+        except FileNotFoundError:
+            return Primary(region=self._region, epoch=0, mode="normal")
+        except OSError as error:
+            raise PrimaryDamaged(f"{self.path}: {error.strerror}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise PrimaryDamaged(f"{self.path}: {field}: {first['msg']}") from None
+        if found.region != self._region:
+            raise PrimaryDamaged(f"{self.path}: is region {found.region}'s, not {self._region}'s")
+        return found
+
+    def switch(self, wanted: Primary) -> None:
+        """Put a state into force; the same one again changes nothing.
+
+        Raises:
+            StalePrimary: another change has this epoch or a higher one.
+            PrimaryDamaged: see `read`.
+            ValueError: it is another region's.
+            OSError: the disk is full or not writable; nothing was changed.
+        """
+        if wanted.region != self._region:
+            raise ValueError(f"region: {wanted.region}, this file is {self._region}'s")
+        with file_lock(self.path.with_suffix(".lock")):
+            found = self.read()
+            if found == wanted:
+                return
+            if wanted.epoch <= found.epoch:
+                raise StalePrimary(wanted.epoch, found)
+            write_atomic(self.path, wanted.model_dump_json(indent=2).encode() + b"\n")
+
+
+class _Stat(NamedTuple):
+    inode: int
+    modified: int
+    size: int
+
+
+class PrimaryWatch:
+    """Notices changes of the file by a look at its inode, at microseconds a look."""
+
+    def __init__(self, file: PrimaryFile) -> None:
+        self._file = file
+        self._seen: _Stat | None = None
+        self._newest: Primary | None = None
+
+    def changed(self) -> bool:
+        """Whether the file was replaced since `newest` read it."""
+        return self._newest is None or self._stat() != self._seen
+
+    def newest(self) -> Primary:
+        """The state of the highest epoch that was ever seen.
+
+        Raises:
+            PrimaryDamaged: the file cannot be read; `changed` stays true.
+        """
+        seen = self._stat()
+        found = self._file.read()
+        self._seen = seen
+        if self._newest is None or found.epoch > self._newest.epoch:
+            self._newest = found
+        return self._newest
+
+    def _stat(self) -> _Stat | None:
+        try:
+            found = self._file.path.stat()
+        except OSError:
+            return None
+        return _Stat(found.st_ino, found.st_mtime_ns, found.st_size)
