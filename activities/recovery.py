@@ -24,7 +24,7 @@ from models.recovery import (
 from models.restore_certificate import Times
 from stores.backup_layout import certificate_name, epoch_name
 from stores.certifying import certify
-from stores.changelog import fence
+from stores.changelog import NotProtected, fence
 from stores.checkpoints import CheckpointFiles
 from stores.files import write_atomic
 from stores.keys import SigningKey
@@ -51,6 +51,9 @@ class Follower(Protocol):
 
     def snapshotter(self) -> Snapshotter:
         """Raises `StoreUnavailable` where the primary does not answer."""
+
+    def catch_up(self) -> None:
+        """Ship what the primary still has to give; does nothing where it gives nothing."""
 
 
 class RecoveryActivities:
@@ -110,6 +113,7 @@ class RecoveryActivities:
     def build_store(self, step: BuildStore) -> BuiltStore:
         """Restore into a database beside the primary; begun again it starts anew."""
         request, primary = step.request, self._primary()
+        self._follower.catch_up()
         source = request.store or primary.store
         note = request.head.encode() if request.head else self._witness.head(self._region, source)
         if note is None:
@@ -248,6 +252,7 @@ def fence_store(database: str, region: str, epoch: int) -> None:
         return  # nothing is there to write to, and opening it would make it
     engine = open_engine(database)
     try:
-        fence(engine, region, epoch=epoch, why=f"epoch {epoch} is another store's")
+        with contextlib.suppress(NotProtected):  # something else is in its place by now
+            fence(engine, region, epoch=epoch, why=f"epoch {epoch} is another store's")
     finally:
         engine.dispose()

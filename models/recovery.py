@@ -6,6 +6,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from models.ids import ACTOR_PATTERN, RegionCode
 from models.restore import Goal, RestoreReport
+from models.spool import OutageProof
 
 
 class _Model(BaseModel):
@@ -126,3 +127,55 @@ class RestoreStatus(BaseModel):
     accepted: GapDecision | None = None
     published: Published | None = None
     certificate: str = Field(default="", description="path of the signed certificate")
+
+
+class FailOverRequest(_Model):
+    """Input of ``FailOver``."""
+
+    actor: str = Field(pattern=ACTOR_PATTERN)
+    reason: str = Field(min_length=1, max_length=500)
+
+
+class Degraded(_Model):
+    """The region takes writes into its buffer from this epoch of its request path on."""
+
+    epoch: int
+    why: str
+
+
+class DrainStore(_Model):
+    """Bring the buffer into the primary, and serve from that again."""
+
+    actor: str
+    reason: str
+    workflow: str
+    rebuilt: bool = Field(description="whether the primary was restored since the outage began")
+
+
+class Drained(_Model):
+    """What was acknowledged during an outage, and where it is now."""
+
+    acknowledged: int
+    applied: int
+    conflicts: int
+    pending: int
+    first_conflicts: list[str] = Field(description="the first of them, for people")
+    proof: OutageProof
+
+
+FailOverPhase = Literal["degrading", "restoring", "draining", "normal", "failed"]
+
+
+class FailOverStatus(BaseModel):
+    """Answer of the ``status`` query, and result."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    region: str
+    state: FailOverPhase
+    why: str = ""
+    started: AwareDatetime
+    degraded_at: AwareDatetime | None = None
+    normal_at: AwareDatetime | None = None
+    restore: RestoreStatus | None = None
+    drained: Drained | None = None

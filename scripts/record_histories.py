@@ -38,7 +38,7 @@ from vulnerability_harness import directory, osv
 
 from models.ids import short
 from models.production import ProductionState
-from models.recovery import GapDecision, SnapshotRequest
+from models.recovery import FailOverRequest, GapDecision, SnapshotRequest
 
 HISTORIES = ROOT / "tests" / "histories"
 Scenario = Callable[[Plane, Fleet], Awaitable[dict[str, Any]]]
@@ -239,7 +239,20 @@ async def restored(plane: Plane, _fleet: Fleet) -> dict[str, Any]:
             decision = GapDecision(actor="bo", reason="lost with the bucket")
             await waiting.execute_update("accept_gap", decision)
             await waiting.result()
-            return {"snapshot-region": taken, "restore-region": waiting}
+            found = {"snapshot-region": taken, "restore-region": waiting}
+        with tempfile.TemporaryDirectory() as another:
+            (Path(another) / "path").mkdir()
+            async with recovery_worker(Path(another), plane.client) as recovery:
+                recovery.backup.work(10)
+                recovery.backup.snapshot()
+                over = await plane.client.start_workflow(
+                    "FailOver",
+                    FailOverRequest(actor="ana", reason="disk lost"),
+                    id="failover/eu/1",
+                    task_queue=QUEUE,
+                )
+                await over.result()
+        return {**found, "fail-over": over}
 
 
 SCENARIOS: list[Scenario] = [

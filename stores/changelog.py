@@ -12,6 +12,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    inspect,
     select,
     text,
     update,
@@ -89,6 +90,10 @@ def identity(engine: Engine, region: str) -> StoreIdentity:
 
 def identity_in(connection: Connection, region: str) -> StoreIdentity:
     """`identity`, as the caller's transaction sees it."""
+    if not inspect(connection).has_table(_IDENTITY.name):
+        raise NotProtected(
+            f"region {region}: its database has no tables: it is another one, or new"
+        )
     row = connection.execute(select(_IDENTITY)).first()
     if row is None:
         raise NotProtected(f"region {region}: its database logs no changes; start its worker once")

@@ -1,11 +1,13 @@
 """The embedded stack as its operator meets it: up, status, up again, restart, port in use, down."""
 
+import contextlib
 import json
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -116,13 +118,23 @@ def test_state_is_kept_behind_the_gateway_by_tenant(stack: Stack) -> None:
     assert ask(stack, "eu", second, "/_kv/colour").status_code == 404
 
 
-def test_a_lost_store_is_restored_and_nothing_acknowledged_is_missing(stack: Stack) -> None:
-    """The region's database is deleted; its backup brings it back, with a certificate."""
+def test_a_lost_store_fails_over_and_nothing_acknowledged_is_missing(stack: Stack) -> None:
+    """The region's database is deleted under writes; its backup and its buffer bring it back."""
     tenant = stack.json("tenants", "list", "--region", "eu")["tenants"][0]["id"]
+    url = f"http://127.0.0.1:{stack.addresses('eu')['gateway']['port']}/_kv"
+    headers = {"Host": tenant_host(tenant, "eu")}
+    acknowledged: dict[int, bool] = {}
+
+    def put(number: int) -> None:
+        with contextlib.suppress(httpx.HTTPError):
+            answer = httpx.put(
+                f"{url}/k{number}", content=b"%d" % number, headers=headers, timeout=5
+            )
+            if answer.is_success:
+                acknowledged[number] = "X-Chainring-Mode" in answer.headers
+
     for number in range(5):
-        url = f"http://127.0.0.1:{stack.addresses('eu')['gateway']['port']}/_kv/k{number}"
-        headers = {"Host": tenant_host(tenant, "eu")}
-        assert httpx.put(url, content=b"%d" % number, headers=headers, timeout=5).is_success
+        put(number)
     wanted = stack.json("tenants", "list", "--region", "eu")
 
     def backed_up() -> bool:
@@ -133,20 +145,29 @@ def test_a_lost_store_is_restored_and_nothing_acknowledged_is_missing(stack: Sta
     assert _soon(backed_up, 30)
     for path in (stack.home / "regions" / "eu").glob("region.db*"):
         path.unlink()
-    asked = ("restore", "start", "eu", "--actor", "ana", "--reason", "disk lost", "--json")
-    status = json.loads(stack.chainring(*asked).stdout)
+    asked = ("failover", "start", "eu", "--actor", "ana", "--reason", "disk lost", "--json")
+    with ThreadPoolExecutor(1) as pool:
+        over = pool.submit(stack.chainring, *asked)
+        number = 5
+        while not over.done():
+            put(number)
+            number += 1
+        status = json.loads(over.result().stdout)
 
-    assert status["state"] == "published" and status["report"]["gap"] is None
+    assert status["state"] == "normal" and status["restore"]["report"]["gap"] is None
+    during = sum(acknowledged.values())
+    assert status["drained"]["acknowledged"] >= during > 0 and status["drained"]["pending"] == 0
     assert _soon(lambda: ask(stack, "eu", tenant, "/_kv/k3").content == b"3", 30)
-    for number in range(5):
+    for number in acknowledged:
         assert ask(stack, "eu", tenant, f"/_kv/k{number}").content == b"%d" % number
     assert stack.json("tenants", "list", "--region", "eu") == wanted
     stack.wait_ready()
     assert stack.chainring("receipts", "verify", "eu").returncode == 0
     key = stack.home / "eu.vkey"
     key.write_text(stack.chainring("receipts", "key", "eu").stdout)
-    head = stack.home / "witness" / f"eu-state-{status['report']['source_store']}.note"
-    asked = ("certificate", "verify", status["certificate"], "--key", str(key))
+    source = status["restore"]["report"]["source_store"]
+    head = stack.home / "witness" / f"eu-state-{source}.note"
+    asked = ("certificate", "verify", status["restore"]["certificate"], "--key", str(key))
     stack.chainring(*asked, "--head", str(head))
 
 

@@ -113,6 +113,11 @@ class RegionBackup:
             shipper = self._follow()
             return Snapshotter(shipper.engine, shipper)
 
+    def catch_up(self) -> None:
+        """See `activities.recovery.Follower`."""
+        with contextlib.suppress(ChangelogBroken, HeadRefused, *_LATER), self._lock:
+            self._follow().ship_all()
+
     def round(self) -> None:
         """Ship what there is, measure what there is not, fence what was the primary before."""
         with self._lock:

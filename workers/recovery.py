@@ -7,14 +7,16 @@ import asyncio
 import threading
 from contextlib import AsyncExitStack
 
+from activities.failover import FailOverActivities
 from workers.backup import RegionBackup
 from workers.process import activities_of, connect, log, make_worker, stop_asked
 from workers.settings import SettingsError, load_region
 from workers.temporal_setup import RECOVERY_QUEUE
+from workflows.fail_over import FailOver
 from workflows.restore_region import RestoreRegion
 from workflows.snapshot_region import SnapshotRegion
 
-RECOVERY_WORKFLOWS = [SnapshotRegion, RestoreRegion]
+RECOVERY_WORKFLOWS = [SnapshotRegion, RestoreRegion, FailOver]
 
 
 async def run_recovery(regions: list[str]) -> int:
@@ -30,6 +32,9 @@ async def run_recovery(regions: list[str]) -> int:
         if addresses.backup is None:
             raise SettingsError(f"region {region}: its addresses name no backup")
         backup = RegionBackup(addresses, addresses.backup)
+        holders: list[object] = [backup.activities()]
+        if addresses.recovery is not None:
+            holders.append(FailOverActivities(region, addresses.recovery, backup.primary))
         temporal = addresses.temporal.model_copy(update={"task_queue": RECOVERY_QUEUE})
         client = await connect(temporal, otlp_endpoint=addresses.otlp_endpoint)
         workers.append(
@@ -39,7 +44,7 @@ async def run_recovery(regions: list[str]) -> int:
                 addresses.worker.model_copy(update={"versioning": "off"}),
                 deployment=f"chainring-recovery-{region}",
                 workflows=RECOVERY_WORKFLOWS,
-                activities=activities_of(backup.activities()),
+                activities=activities_of(*holders),
             )
         )
         threads.append(

@@ -46,6 +46,7 @@ _SUBCOMMANDS = {
     ),
     "keys": _Subcommand("keys", "app", "The keys that sign releases."),
     "backup": _Subcommand("backup", "app", "What is kept of a region outside its store."),
+    "failover": _Subcommand("failover", "app", "Keep a region writing while it is restored."),
     "restore": _Subcommand("restore", "app", "Bring a region's store back, with proof."),
     "schedules": _Subcommand("schedules", "app", "What Temporal starts by itself."),
     "incidents": _Subcommand("incidents", "app", "Running releases that stand no more."),

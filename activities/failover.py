@@ -1,0 +1,96 @@
+"""Effects of a failover: a region's request path goes to its buffer, and back to its store."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from temporalio import activity
+
+from activities.errors import final_errors
+from models.primary import Mode, Primary
+from models.receipts import Draft
+from models.recovery import Degraded, Drained, DrainStore, FailOverRequest
+from stores.drain import drain_and_clear
+from stores.ledger import Ledger
+from stores.pointer import Pointer
+from stores.primary import SPOOL, PrimaryFile
+from stores.spool import Spool
+from stores.sql import open_engine
+
+
+class FailOverActivities:
+    """What the recovery worker does to one region's request path.
+
+    Args:
+        directory: where the region's mode file and spool are.
+    """
+
+    def __init__(self, region: str, directory: Path, primary: Callable[[], Pointer]) -> None:
+        self._region = region
+        self._spool = directory / SPOOL
+        self._file = PrimaryFile(directory, region)
+        self._primary = primary
+
+    @activity.defn
+    @final_errors
+    def degrade_region(self, request: FailOverRequest) -> Degraded:
+        """Have the tenants' writes buffered from now on; a region that does so already goes on."""
+        found = self._file.read()
+        if found.mode != "buffered":
+            found = self._switch("buffered", request.reason)
+        return Degraded(epoch=found.epoch, why=found.why)
+
+    @activity.defn
+    @final_errors
+    def drain_buffer(self, step: DrainStore) -> Drained:
+        """Stop taking writes for a moment, make the buffered ones in the store, serve from it.
+
+        The buffer is whose process has it: until the gateway has let go of it, this is tried again.
+        """
+        found = self._file.read()
+        if found.mode == "buffered":
+            found = self._switch("draining", step.reason)
+        primary = self._primary()
+        engine = open_engine(primary.database)
+        try:
+            spool = Spool(self._spool, epoch=found.epoch)
+            try:
+                report = drain_and_clear(
+                    engine, spool, rebuilt=step.rebuilt, progress=activity.heartbeat
+                )
+            finally:
+                spool.close()
+            proof = report.proof
+            drained = Drained(
+                acknowledged=proof.acknowledged.count,
+                applied=report.applied,
+                conflicts=report.conflicts,
+                pending=proof.pending.count,
+                first_conflicts=[str(each)[:300] for each in report.first_conflicts[:10]],
+                proof=proof,
+            )
+            self._record(Ledger(engine, self._region), step, drained, primary.store)
+        finally:
+            engine.dispose()
+        if self._file.read().mode == "draining":
+            self._switch("normal", step.reason)
+        return drained
+
+    def _switch(self, mode: Mode, why: str) -> Primary:
+        found = self._file.read()
+        wanted = found.model_copy(
+            update={"epoch": found.epoch + 1, "mode": mode, "why": why, "database": None}
+        )
+        self._file.switch(wanted)
+        return wanted
+
+    def _record(self, ledger: Ledger, step: DrainStore, drained: Drained, store: str) -> None:
+        draft = Draft(
+            kind="region.drained",
+            actor=step.actor,
+            subject=self._region,
+            idempotency_key=f"drain/{step.workflow}",
+            workflow_id=step.workflow,
+            body={**drained.model_dump(mode="json"), "reason": step.reason, "store": store},
+        )
+        if ledger.find(draft.idempotency_key) is None:
+            ledger.append([draft])

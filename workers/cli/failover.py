@@ -1,0 +1,84 @@
+"""`chainring failover`: keep a region's tenants writing while its store is brought back."""
+
+import contextlib
+from typing import Annotated
+
+import typer
+from temporalio.client import WorkflowFailureError, WorkflowHandle
+
+from models.recovery import FailOverRequest, FailOverStatus
+from workers.cli.output import NEGATIVE, OK, emit_json, emit_table
+from workers.cli.temporal import next_id, region_client, run
+from workers.temporal_setup import RECOVERY_QUEUE
+
+app = typer.Typer(help="Fail a region's store over, and back.", no_args_is_help=True)
+
+JsonOpt = Annotated[bool, typer.Option("--json", help="for scripts")]
+RegionArg = Annotated[str, typer.Argument(help="the region's code, such as eu")]
+
+
+@app.command()
+def start(
+    region: RegionArg,
+    actor: Annotated[str, typer.Option(help="who decides; kept in the receipt")],
+    reason: Annotated[str, typer.Option(help="why; kept in the receipt")],
+    wait: Annotated[bool, typer.Option(help="wait for the end")] = True,
+    as_json: JsonOpt = False,
+) -> None:
+    """Buffer the tenants' writes, restore the store, drain the buffer into it, go on.
+
+    Exit code 1 when the region stays in buffered mode. A gap waits for a person as in a restore.
+    Example: chainring failover start eu --actor ana --reason "disk lost"
+    """
+    request = FailOverRequest(actor=actor, reason=reason)
+    _show(run(_start(region, request, wait)), as_json)
+
+
+@app.command()
+def status(
+    region: RegionArg,
+    workflow: Annotated[str, typer.Argument(help="workflow id, such as failover/eu/1")],
+    as_json: JsonOpt = False,
+) -> None:
+    """How far a failover is."""
+    _show(run(_status(region, workflow)), as_json)
+
+
+async def _start(region: str, request: FailOverRequest, wait: bool) -> tuple[str, FailOverStatus]:
+    client = await region_client(region)
+    handle: WorkflowHandle[object, FailOverStatus] = await client.start_workflow(
+        "FailOver",
+        request,
+        id=await next_id(client, "FailOver", f"failover/{region}"),
+        task_queue=RECOVERY_QUEUE,
+        result_type=FailOverStatus,
+    )
+    if wait:
+        with contextlib.suppress(WorkflowFailureError):  # the status says why
+            await handle.result()
+    return handle.id, await handle.query("status", result_type=FailOverStatus)
+
+
+async def _status(region: str, workflow: str) -> tuple[str, FailOverStatus]:
+    client = await region_client(region)
+    handle = client.get_workflow_handle(workflow)
+    return workflow, await handle.query("status", result_type=FailOverStatus)
+
+
+def _show(found: tuple[str, FailOverStatus], as_json: bool) -> None:
+    workflow, status = found
+    if as_json:
+        emit_json({"workflow": workflow, **status.model_dump(mode="json")})
+    else:
+        rows = [["workflow", workflow], ["state", status.state], ["why", status.why or "-"]]
+        if status.restore is not None:
+            rows += [["restore", status.restore.state], ["certificate", status.restore.certificate]]
+        if (drained := status.drained) is not None:
+            rows += [
+                ["acknowledged meanwhile", str(drained.acknowledged)],
+                ["applied", str(drained.applied)],
+                ["conflicts", str(drained.conflicts)],
+                ["pending", str(drained.pending)],
+            ]
+        emit_table(["what", "value"], rows)
+    raise typer.Exit(OK if status.state == "normal" else NEGATIVE)
