@@ -7,6 +7,7 @@ enforced here: the spool's bounds are.
 
 import heapq
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -38,6 +39,8 @@ from stores.kv import (
 from stores.spool import Spool, SpoolClosed
 from stores.spool_files import open_spool
 from stores.sql import StoreUnavailable
+
+_LOOKUPS = 2
 
 
 class Readable(Protocol):
@@ -106,6 +109,8 @@ class Buffer:
         self.spool = spool
         self.base = base
         self.clock = clock
+        self.lookups = threading.Semaphore(_LOOKUPS)
+        """Held by a writer that asks the base, so that many do not keep the disk's one waiting."""
         self._tenants: dict[str, _Overlay] = {}
         for record in records or []:
             write = read_write(record.payload, number=record.number)
@@ -255,7 +260,8 @@ class BufferedKV:
         if key_bytes(key) in self._overlay.durable:
             return UNKNOWN  # is not looked at: the buffer's own version counts
         try:
-            found = self._base().get(key)
+            with self._buffer.lookups:
+                found = self._base().get(key)
         except (StoreUnavailable, CorruptValue):
             if needed:
                 raise
