@@ -40,8 +40,6 @@ from stores.spool import Spool, SpoolClosed
 from stores.spool_files import open_spool
 from stores.sql import StoreUnavailable
 
-_LOOKUPS = 2
-
 
 class Readable(Protocol):
     """The reading half of `stores.kv.TenantKV`."""
@@ -109,8 +107,9 @@ class Buffer:
         self.spool = spool
         self.base = base
         self.clock = clock
-        self.lookups = threading.Semaphore(_LOOKUPS)
-        """Held by a writer that asks the base, so that many do not keep the disk's one waiting."""
+        self.lookups = threading.Lock()
+        """Held by a writer that asks the base: many at once take the interpreter from the one that
+        flushes, and all are slower (measured)."""
         self._tenants: dict[str, _Overlay] = {}
         for record in records or []:
             write = read_write(record.payload, number=record.number)
