@@ -113,12 +113,13 @@ class RegionMode:
         Raises:
             ModeUnavailable: the mode's file or the spool is damaged, or the spool is another's.
         """
-        if self._serving is None or (self.directory is not None and self._watch.changed()):
+        found = self._serving
+        if found is None or (self.directory is not None and self._watch.changed()):
             async with self._changing:
-                if self._serving is None or self._watch.changed():
-                    await asyncio.to_thread(self._change)
-        assert self._serving is not None
-        return self._serving
+                found = self._serving  # another request may have waited for the change already
+                if found is None or self._watch.changed():
+                    found = await asyncio.to_thread(self._change)
+        return found
 
     async def call(self, serving: Serving, work: Callable[[], _T]) -> _T:
         """Run blocking work on keys of ``serving``."""
@@ -142,7 +143,7 @@ class RegionMode:
         if self._serving is not None and self._serving.buffer is not None:
             await asyncio.to_thread(self._serving.buffer.close)
 
-    def _change(self) -> None:
+    def _change(self) -> Serving:
         assert self.directory is not None
         until, why = self._refused
         if time.monotonic() < until:
@@ -152,11 +153,11 @@ class RegionMode:
             wanted = self._watch.newest()
             if before is not None and before.primary == wanted:
                 self._serving = before  # only a stale epoch was written: it is ignored
-                return
+                return before
             buffer = None if before is None else before.buffer
             if buffer is not None:
                 buffer.close()
-            self._serving = self._open(wanted, self.directory / SPOOL, buffer)
+            self._serving = found = self._open(wanted, self.directory / SPOOL, buffer)
         except (PrimaryDamaged, SpoolDamaged, SpoolError, OSError, ValueError) as error:
             if before is not None and before.buffer is not None:
                 before.buffer.close()
@@ -164,6 +165,7 @@ class RegionMode:
             _log.error("kv: region %s cannot be served: %s", self.region, error)
             raise ModeUnavailable(str(error)) from error
         _log.info("kv: region %s is %s by epoch %d", self.region, wanted.mode, wanted.epoch)
+        return found
 
     def _open(self, wanted: Primary, spool: Path, closed: Buffer | None) -> Serving:
         """Bring ``wanted`` into force; ``closed`` is the buffer that was, if there was one."""

@@ -7,6 +7,7 @@ enforced here: the spool's bounds are.
 
 import heapq
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -106,6 +107,9 @@ class Buffer:
         self.spool = spool
         self.base = base
         self.clock = clock
+        self.lookups = threading.Lock()
+        """Held by a writer that asks the base: many at once take the interpreter from the one that
+        flushes, and all are slower (measured)."""
         self._tenants: dict[str, _Overlay] = {}
         for record in records or []:
             write = read_write(record.payload, number=record.number)
@@ -255,7 +259,8 @@ class BufferedKV:
         if key_bytes(key) in self._overlay.durable:
             return UNKNOWN  # is not looked at: the buffer's own version counts
         try:
-            found = self._base().get(key)
+            with self._buffer.lookups:
+                found = self._base().get(key)
         except (StoreUnavailable, CorruptValue):
             if needed:
                 raise
