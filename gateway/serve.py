@@ -13,9 +13,11 @@ from gateway.kv_api import kv_application
 from gateway.publisher import RoutePublisher
 from gateway.route_watch import watch_routes
 from models.addresses import RegionAddresses
+from models.config import load_config
 from stores.ledger import Ledger
 from stores.primary import PrimaryDamaged, PrimaryFile
 from stores.shards import ShardStore
+from stores.spool import SpoolLimits
 from stores.sql import StoreUnavailable, create_all, engine_for
 
 DRAIN_SECONDS = 10.0
@@ -69,11 +71,19 @@ async def _start(region: RegionAddresses) -> web.AppRunner:
     engine = engine_for(region.database)
     if _normal(region):
         await asyncio.to_thread(create_all, engine)
-    application = kv_application(engine, region.region, recovery=region.recovery)
+    application = kv_application(
+        engine, region.region, recovery=region.recovery, limits=_limits(region)
+    )
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=DRAIN_SECONDS)
     await runner.setup()
     await web.TCPSite(runner, LOOPBACK, region.gateway.kv_port).start()
     return runner
+
+
+def _limits(region: RegionAddresses) -> SpoolLimits:
+    """What the buffer takes, by the configuration."""
+    failover = load_config(region.config.read_text()).failover
+    return SpoolLimits(failover.buffer_max_requests, failover.buffer_max_memory_mb * 1_000_000)
 
 
 def _normal(region: RegionAddresses) -> bool:

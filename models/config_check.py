@@ -41,6 +41,8 @@ ENFORCED: dict[str, str] = {
     "enforcement.per_region_isolation": "a region's processes hold that region's keys alone",
     "failover.independent_regions": "no step of a rollout needs two regions to agree",
     "failover.no_global_consensus": "each region has a ledger and an order of its own",
+    "failover.buffer_max_requests": "a fuller buffer answers 503, and drops nothing",
+    "failover.buffer_max_memory_mb": "a fuller buffer answers 503, and drops nothing",
     "sbom.format": "the format of SBOMs that builds write and verification reads",
     "sbom.vulnerability_databases": "a verdict needs each of them, loaded and fresh",
     "sbom.feeds": "where the workflow RefreshVulnerabilities loads them from",
@@ -93,8 +95,6 @@ NOT_ENFORCED: dict[str, str] = {
     "failover.recovery_chain_validation": "a region that comes back is not made to verify its "
     "chain first; `chainring receipts verify` does",
     "failover.automatic_failover_enabled": "a person starts it: `chainring failover start`",
-    "failover.buffer_max_requests": "the buffer's bounds are 100,000 writes and 50 MB, whatever is said here",
-    "failover.buffer_max_memory_mb": "the buffer's bounds are 100,000 writes and 50 MB, whatever is said here",
     "failover.failover_timeout_seconds": "a failover takes as long as it takes",
     "failover.notify_tenants": "tenants see it in the answers' headers alone",
     "failure_detection.heartbeat_interval_seconds": "no probe watches a store yet",

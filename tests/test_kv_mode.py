@@ -279,13 +279,14 @@ def test_a_gateway_that_is_killed_in_an_outage_comes_back_with_all_it_acknowledg
 ):
     """A real process, killed with -9 under load, whose primary's disk is gone."""
     address = free_address(tmp_path / "envoy")
+    (tmp_path / "fleet.toml").write_text("")
     addresses = RegionAddresses(
         region=REGION,
         temporal={"address": "unused:1", "namespace": REGION, "task_queue": "unused"},
         worker={"health_port": 0, "metrics_port": 0},
         database=f"sqlite:///{tmp_path}/gone/eu.db",
         signing_key=tmp_path / "unused.pem",
-        config=tmp_path / "unused.toml",
+        config=tmp_path / "fleet.toml",
         releases=tmp_path / "unused",
         workdir=tmp_path / "unused",
         gateway=address,
