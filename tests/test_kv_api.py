@@ -290,6 +290,7 @@ def gateway_process(envoy: Gateway, home: Path) -> Iterator[subprocess.Popen[byt
             "gateway": envoy.address.model_dump(),
         }
     )
+    (home / "fleet.toml").write_text("")
     (home / "addresses.json").write_text(addresses.model_dump_json())
     program = (
         "import sys; from models.addresses import RegionAddresses; "
