@@ -71,7 +71,7 @@ def run(*arguments):
 
 
 def test_a_verdict_is_recorded_once_and_given_again(home, monkeypatch):
-    # The bench's report comes from a fake, which no advisories lead to; test_consulted has real ones.
+    # The bench's report comes from a fake, which no archived advisories lead to.
     monkeypatch.setattr("workers.cli.release_verdicts.report_doubt", lambda *_inputs, **_asked: "")
     release = home.bench.attested()
     judged, again = home.judge(release), home.judge(release)
