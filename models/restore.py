@@ -1,7 +1,5 @@
 """What a restore is asked for, what it plans to do, and what it found."""
 
-from typing import Literal
-
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from models.ids import RegionCode
@@ -108,6 +106,3 @@ class RestoreReport(_Model):
     def complete(self) -> bool:
         """Whether nothing that was signed is missing from what was asked for."""
         return self.gap is None and self.receipts >= self.receipts_expected
-
-
-RestoreState = Literal["planning", "restoring", "waiting", "publishing", "done", "failed"]
