@@ -4,9 +4,10 @@ import json
 
 import pytest
 import typer
+from known_harness import OSV, Known
 from temporalio.testing import ActivityEnvironment
 from typer.testing import CliRunner
-from verifier_harness import NOW, Bench
+from verifier_harness import NOW
 
 from activities.verification import JUDGED, VerificationActivities
 from models.ids import short
@@ -23,7 +24,8 @@ class Home:
     """A home with a control ledger, and the activity that judges into it."""
 
     def __init__(self, root):
-        self.bench = Bench(root)
+        self.bench = Known(root)
+        self.bench.load(OSV | {"withdrawn": "2026-01-02T00:00:00Z"})
         (root / "control").mkdir()
         url = f"sqlite:///{root}/control/control.db"
         files = self.bench.files
@@ -70,9 +72,7 @@ def run(*arguments):
     return CliRunner().invoke(command.app, list(arguments))
 
 
-def test_a_verdict_is_recorded_once_and_given_again(home, monkeypatch):
-    # The bench's report comes from a fake, which no archived advisories lead to.
-    monkeypatch.setattr("workers.cli.release_verdicts.report_doubt", lambda *_inputs, **_asked: "")
+def test_a_verdict_is_recorded_once_and_given_again(home):
     release = home.bench.attested()
     judged, again = home.judge(release), home.judge(release)
     assert judged == again and judged.may_go_on
