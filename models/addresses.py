@@ -106,6 +106,17 @@ class KeylessAddress(_Addresses):
     token: TokenAddress
 
 
+class KmsAddress(_Addresses):
+    """What a builder needs where ``signing.mode`` is ``kms``."""
+
+    uri: str = Field(
+        pattern=r"^[a-z0-9]+:\S+$",
+        max_length=1000,
+        description="which key, as securesystemslib writes it: gcpkms:projects/.../versions/1",
+    )
+    public_key: Path = Field(description="its public half, PEM")
+
+
 class AuthorityAddress(_Addresses):
     """The embedded authority, which gives tokens, certificates, timestamps and log entries."""
 
@@ -138,7 +149,10 @@ class BuilderAddress(_Addresses):
     keys: Path = Field(description="directory of the keys that sign releases")
     clock: Path = Field(description="directory of the local timestamp authority")
     keyless: KeylessAddress | None = Field(
-        default=None, description="without it this builder signs with a key alone"
+        default=None, description="without it this builder does not sign keyless"
+    )
+    kms: KmsAddress | None = Field(
+        default=None, description="without it this builder does not sign by a KMS"
     )
 
 

@@ -49,7 +49,7 @@ ENFORCED: dict[str, str] = {
     "sbom.block_critical_cves": "no verification policy can let a critical finding pass",
     "sbom.archive_with_image": "the SBOM is a referrer of the release in its registry",
     "signing.provider": "signatures have the form that cosign writes and verifies",
-    "signing.mode": "whether builds sign with a key, or keyless by an OIDC identity",
+    "signing.mode": "whether builds sign with a key, by a KMS, or keyless by an OIDC identity",
     "signing.oidc_provider": "keyless, builds sign with tokens of this issuer and no other",
     "signing.key_rotation_days": "a builder's key signs for as long, and then there is a new one",
     "provenance.format": "the format of provenance that builds write and verification reads",

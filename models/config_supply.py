@@ -44,9 +44,10 @@ class Signing(Section):
     """How releases are signed."""
 
     provider: Literal["cosign"] = "cosign"
-    mode: Literal["key", "keyless"] = Field(
+    mode: Literal["key", "keyless", "kms"] = Field(
         default="key",
-        description="by a key of the builder's own, or by the identity that a token names",
+        description="by a key of the builder's own, by the identity that a token names, or by a "
+        "key that a KMS keeps",
     )
     oidc_provider: Annotated[str, Field(pattern=r"^https?://[!-~]{1,500}$")] = (
         "https://token.actions.githubusercontent.com"

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from models.strict_json import EvidenceError
-from models.trust import TrustedKey, TrustRoot, key_id, read_trust_root
+from models.trust import TrustedKey, TrustRoot, key_id, load_p256, read_trust_root
 from stores.files import file_lock, write_atomic
 from stores.keys import KeyFileError, create_private_key
 from stores.ledger import utc_now
@@ -64,6 +64,26 @@ class SigningKeys:
         key = self.current()
         return file_signer(self._private(key), key.public_key, timestamps)
 
+    def adopt(self, public_key: str) -> TrustedKey:
+        """The entry of a key whose private half somebody else keeps; new ones end the old ones'
+        days.
+
+        Raises:
+            ValueError: the key is not on P-256, its days here are over, or it is revoked.
+        """
+        now = self._clock()
+        with self._locked():
+            keys = self._read()
+            identifier = key_id(load_p256(public_key))
+            known = next((key for key in keys if key.key_id == identifier), None)
+            if known is None:
+                return self._add(keys, public_key, now)
+            if known.revoked_at is not None:
+                raise ValueError(f"key {identifier} is revoked: {known.revoked_because}")
+            if not self._may_sign(known, now):
+                raise ValueError(f"key {identifier}: its days are over; rotate it where it is kept")
+            return known
+
     def rotate(self) -> TrustedKey:
         """Replace the current key now; the old one's days end."""
         now = self._clock()
@@ -106,24 +126,30 @@ class SigningKeys:
         return trust.model_copy(update={"signing_keys": list(merged.values())})
 
     def _signs(self, key: TrustedKey, now: datetime) -> bool:
+        return self._may_sign(key, now) and self._private(key).exists()
+
+    def _may_sign(self, key: TrustedKey, now: datetime) -> bool:
         margin = min(_MARGIN, self._rotation / 10)
         usable = key.revoked_at is None and key.identity == self.identity
         # A rotation that was made shorter also ends the days of the key that signs already.
         end = min(key.valid_until, key.valid_from + _SKEW + self._rotation)
-        return usable and now < end - margin and self._private(key).exists()
+        return usable and now < end - margin
 
     def _replace(self, keys: list[TrustedKey], now: datetime) -> TrustedKey:
         """Retire what signs and add a new key; the private half is on disk before the registry."""
         private = ec.generate_private_key(ec.SECP256R1())
+        create_private_key(self.directory / f"{key_id(private.public_key())}.pem", private)
         pem = private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        return self._add(keys, pem.decode(), now)
+
+    def _add(self, keys: list[TrustedKey], public_key: str, now: datetime) -> TrustedKey:
+        """Have a new key's days begin, and those of the others end."""
         new = TrustedKey(
             identity=self.identity,
-            public_key=pem.decode(),
+            public_key=public_key,
             valid_from=now - _SKEW,
             valid_until=now + self._rotation,
         )
-        assert new.key_id == key_id(private.public_key())
-        create_private_key(self._private(new), private)
         # Work under way may still get its timestamp: the old key's days end a little later.
         end = now + min(_MARGIN, self._rotation / 10)
         retired = [_changed(key, valid_until=end) if key.valid_until > end else key for key in keys]

@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from securesystemslib.signer import CryptoSigner
 from timestamp_authority import START, Authority
 
+from models.addresses import BuilderAddress
 from models.statement import SIGNATURE, write_statement
 from models.trust import TrustedKey, TrustRoot
 from stores.signing import KeySigner
@@ -32,6 +33,12 @@ def trusted_key(private, **changes):
         "valid_until": START + timedelta(days=90),
     }
     return TrustedKey.model_validate(said | changes)
+
+
+def builder_address(tmp_path, **more):
+    return BuilderAddress(
+        settings=tmp_path, work=tmp_path / "w", keys=tmp_path / "k", clock=tmp_path / "c", **more
+    )
 
 
 class World:

@@ -9,11 +9,11 @@ import pytest
 from build_harness import KEY, Yard, only, server, start
 from keyless_harness import BUILDER, Home
 from release_evidence_harness import failed
-from signing_harness import STATEMENT
+from signing_harness import STATEMENT, builder_address
 from verifier_harness import FakeVulnerabilities
 
 from activities.release_verifier import RegistryVerifier
-from models.addresses import BuilderAddress, ClientToken, ControlAddresses, KeylessAddress
+from models.addresses import ClientToken, ControlAddresses, KeylessAddress
 from models.config_supply import Signing
 from models.signed_statement import Signer
 from models.trust import read_trust_root
@@ -95,12 +95,6 @@ async def test_a_release_is_built_and_signed_keyless_and_stands_by_its_identity(
 
 
 # --- Configuration ---
-def builder_address(tmp_path, **more):
-    return BuilderAddress(
-        settings=tmp_path, work=tmp_path / "w", keys=tmp_path / "k", clock=tmp_path / "c", **more
-    )
-
-
 def test_the_mode_is_read_for_each_piece_of_work(home, tmp_path):
     modes = [KEY, Signing(mode="keyless", oidc_provider=home.url)]
     address = builder_address(tmp_path, keyless=keyless(home))

@@ -11,7 +11,7 @@ from models.config_supply import Signing
 from models.trust import TrustRoot, read_trust_root
 from stores.files import file_lock, write_atomic
 from stores.id_tokens import token_source
-from stores.signing import SigningFailed, StatementSigner
+from stores.signing import KmsSigner, SigningFailed, StatementSigner
 from stores.signing_keys import SigningKeys
 from stores.timestamp_authority import LocalTimestampAuthority
 
@@ -94,7 +94,7 @@ def builder_keys(address: BuilderAddress, settings: Signing) -> SigningKeys:
 def trusted_signer(
     address: BuilderAddress, trust_root: Path | None, settings: Callable[[], Signing]
 ) -> Callable[[], StatementSigner]:
-    """Makes a signer as the configuration says: with the builder's current key, or keyless.
+    """Makes a signer as the configuration says: with the builder's key, by a KMS, or keyless.
 
     Args:
         trust_root: file that is kept up to date with the public halves; none where whoever
@@ -108,7 +108,7 @@ def trusted_signer(
         if said.mode == "keyless":
             return _keyless_signer(address, said.oidc_provider)
         keys = builder_keys(address, said)
-        made = keys.signer([clock])
+        made = _kms_signer(address, keys, clock) if said.mode == "kms" else keys.signer([clock])
         if trust_root is not None:
             publish_trust(trust_root, keys, clock)
         return made
@@ -126,6 +126,19 @@ def _keyless_signer(address: BuilderAddress, issuer: str) -> StatementSigner:
         )
     tokens = token_source(address.keyless.token, issuer)
     return KeylessSigner(read_services(address.keyless.services), tokens, issuer)
+
+
+def _kms_signer(
+    address: BuilderAddress, keys: SigningKeys, clock: LocalTimestampAuthority
+) -> StatementSigner:
+    if address.kms is None:
+        raise SigningFailed("signing.mode: kms, but the addresses name no key (builder.kms)")
+    try:
+        public = address.kms.public_key.read_text()
+        key = keys.adopt(public)
+        return KmsSigner(address.kms.uri, key.public_key, [clock])
+    except (OSError, ValueError) as error:
+        raise SigningFailed(f"builder.kms: {error}") from None
 
 
 def publish_trust(path: Path, keys: SigningKeys, clock: LocalTimestampAuthority) -> None:

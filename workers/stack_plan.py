@@ -10,7 +10,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from temporalio.api.enums.v1 import IndexedValueType
 
 from gateway.envoy_process import command as envoy_command
@@ -20,6 +20,7 @@ from models.addresses import (
     BackupAddress,
     ControlAddresses,
     GatewayAddress,
+    KmsAddress,
     RegionAddresses,
     RegistryAddress,
     TemporalAddress,
@@ -27,6 +28,7 @@ from models.addresses import (
 )
 from models.config import Config, load_config
 from models.ids import CONTROL_LEDGER
+from models.release import first_error
 from models.stack import ProcessSpec, StackPlan
 from stores.changelog import protect
 from stores.keys import KeyFileError, ensure_key
@@ -173,6 +175,17 @@ def free_ports(count: int) -> list[int]:
     return found
 
 
+def _kms(path: Path) -> KmsAddress:
+    try:
+        return KmsAddress.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise SetupError(
+            f'signing.mode: kms needs {path}: {{"uri": "gcpkms:...", "public_key": "PEM file"}}'
+        ) from None
+    except ValidationError as error:
+        raise SetupError(f"{path}: {first_error(error)}") from None
+
+
 def _check_free(ports: Ports, authority: AuthorityAddress | None) -> None:
     named = {
         "Temporal (--temporal-port)": ports.temporal,
@@ -198,6 +211,8 @@ def _control(root: Path, ports: Ports, config: Config, options: Options) -> Auth
     """The control worker's addresses; returns the home's own authority, if it is to have one."""
     signing, builder, authority = config.signing, prepare_builder(root), None
     issuer = signing.oidc_provider if signing.mode == "keyless" else None
+    if signing.mode == "kms":
+        builder = builder.model_copy(update={"kms": _kms(builder.settings.with_name("kms.json"))})
     verification = prepare_verification(root, issuer)
     if issuer is not None:
         try:

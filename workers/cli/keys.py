@@ -53,6 +53,8 @@ def list_keys(
 def rotate(actor: ActorOpt, reason: ReasonOpt) -> None:
     """Replace the key that signs now; what it signed stands."""
     decision = Decision(actor=actor, reason=reason)
+    if signing_settings(load_control().config).mode == "kms":
+        fail("the KMS keeps the key: rotate it there, and name the new one in builder.kms", USAGE)
     key = _keys().rotate()
     _publish("key.rotated", key, decision)
     console.print(f"from now on {key.key_id} signs", highlight=False)
