@@ -96,7 +96,12 @@ class Stack:
         os.kill(self.pid(name), signal.SIGKILL)
 
     def freeze(self, name: str) -> None:
-        os.kill(self.pid(name), signal.SIGSTOP)
+        """SIGSTOP one of the stack's own processes, and wait until all of its threads stand."""
+        pid = self.pid(name)
+        os.kill(pid, signal.SIGSTOP)
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        while not all(_stands(task) for task in tasks):
+            time.sleep(0.001)
 
     def thaw(self, name: str) -> None:
         os.kill(self.pid(name), signal.SIGCONT)
@@ -113,6 +118,14 @@ class Stack:
         from models.addresses import TemporalAddress
 
         return await connect(TemporalAddress(**self.addresses(namespace)["temporal"]))
+
+
+def _stands(task: Path) -> bool:
+    """Whether a thread is stopped (proc_pid_stat(5): its state follows the name), or gone."""
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except FileNotFoundError:
+        return True
 
 
 def environment(home: Path) -> dict[str, str]:

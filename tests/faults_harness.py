@@ -421,7 +421,9 @@ def _change(receipt: Receipt) -> Change:
 
 
 def _served(view: RegionView) -> bool:
-    """Whether every release that shards run is healthy."""
+    """Whether Envoy is there, and every release that shards run is healthy."""
+    if not EnvoyAdmin(view.gateway).ready():
+        return False
     states = {each.release: each.state for each in view.processes.list()}
     return all(states.get(release) == "healthy" for release in view.shards.active_releases())
 
