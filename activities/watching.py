@@ -12,8 +12,7 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureEr
 from temporalio.exceptions import ApplicationError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from models.config_recovery import FailureDetection
-from models.probe import Health, Probe, Verdict, pace
+from models.probe import Health, Pace, Probe, Verdict
 from models.recovery import FailOverRequest, FailOverStatus
 from models.watch import (
     FailOverEnd,
@@ -48,7 +47,7 @@ class WatchActivities:
     """What the recovery worker does to watch one region's primary.
 
     Args:
-        detection: the configuration as it is now.
+        rules: how to probe, by the configuration as it is now.
         settings: the same, as far as the workflow goes by it.
         degraded: whether the region serves from its buffer now.
     """
@@ -57,13 +56,13 @@ class WatchActivities:
         self,
         prober: Prober,
         *,
-        detection: Callable[[], FailureDetection],
+        rules: Callable[[], Pace],
         settings: Callable[[], WatchSettings],
         degraded: Callable[[], bool],
         gauges: Gauges,
     ) -> None:
         self._prober = prober
-        self._detection = detection
+        self._rules = rules
         self._settings = settings
         self._degraded = degraded
         self._gauges = gauges
@@ -116,7 +115,7 @@ class WatchActivities:
             activity.heartbeat()
 
     def _watch(self, step: WatchStep) -> WatchReport:
-        rules = pace(self._detection())
+        rules = self._rules()
         self._prober.slow = rules.slow
         self._probing.drop()
         self._gauges.standing(step.standing)

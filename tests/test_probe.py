@@ -16,6 +16,7 @@ from recovery_harness import REGION, Backup
 from sqlalchemy import Engine, text
 from tampering import tamper
 
+from models.changelog import ChangelogBroken
 from models.probe import Health, Pace, Probe
 from stores.changelog import fence
 from stores.changelog_sql import removal_sql
@@ -23,9 +24,11 @@ from stores.kv import TenantKV
 from stores.pointer import Pointer
 from stores.probe import Prober
 from stores.probing import Probing
+from stores.snapshots import SnapshotMismatch
 from stores.sql import open_engine, write
 
 pytest_plugins = ["databases"]
+ROTTED = {"p": b"as it is", "w": b"as it was"}
 QUICK = Pace(interval=0.05, beside=0.3, patience=0.6, slow=5.0)
 
 
@@ -244,3 +247,19 @@ def test_a_watcher_that_was_stopped_itself_accuses_nobody():
     probing = Probing(probe, clock=clock)
     assert [probing.step(QUICK, 0.01) for _ in range(3)] == [[], [], []]
     hanging.set()
+
+
+def test_a_value_that_rotted_gets_neither_into_a_snapshot_nor_into_a_segment(backup: Backup):
+    backup.ship()
+    TenantKV(backup.engine, "acme").put("rots", b"as it was")
+    with write(backup.engine) as connection:
+        connection.execute(text("UPDATE changelog SET payload = :p WHERE payload = :w"), ROTTED)
+    with pytest.raises(ChangelogBroken, match="is not what was written"):
+        backup.ship()
+    with write(backup.engine) as connection:
+        turned = {"p": ROTTED["w"], "w": ROTTED["p"]}
+        connection.execute(text("UPDATE changelog SET payload = :p WHERE payload = :w"), turned)
+    backup.ship()
+    tampered(backup.engine, "UPDATE kv_entry SET value = 'x' WHERE tenant = 'acme'")
+    with pytest.raises(SnapshotMismatch, match="a value of acme"):
+        backup.snapshot()

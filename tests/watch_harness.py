@@ -14,13 +14,12 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.service import RPCError
 
 from activities.watching import WatchActivities
-from models.config_recovery import FailureDetection
-from models.probe import Probe, Verdict
+from models.probe import Pace, Probe, Verdict
 from models.watch import WatchRequest, WatchSettings, WatchStatus
 from stores.primary import PrimaryFile
 from stores.probe import Prober
 
-DETECTION = FailureDetection(heartbeat_interval_seconds=1, heartbeat_timeout_seconds=3)
+RULES = Pace(interval=0.2, beside=2.0, patience=5.0, slow=10.0)
 Watch = WorkflowHandle[object, None]
 
 
@@ -84,14 +83,14 @@ async def watched_region(
 ) -> AsyncIterator[Watched]:
     """A region whose backup has everything, and whose watch has begun to probe."""
     seen = Seen()
-    settings = WatchSettings(interval=1, timeout=3, automatic=automatic, initiate_within=60)
+    settings = WatchSettings(interval=1, timeout=10, automatic=automatic, initiate_within=60)
     (directory / "path").mkdir()
     mode = PrimaryFile(directory / "path", REGION)
 
     def activities(recovery: Recovery) -> list[object]:
         made = WatchActivities(
             Prober(REGION, recovery.primary, slow=10.0),
-            detection=lambda: DETECTION,
+            rules=lambda: RULES,
             settings=lambda: settings,
             degraded=lambda: mode.read().mode != "normal",
             gauges=seen,

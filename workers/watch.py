@@ -11,8 +11,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from activities.watching import WatchActivities
 from models.config import Config, load_config
-from models.config_recovery import FailureDetection
-from models.probe import Probe, Verdict, pace
+from models.probe import Pace, Probe, Verdict, pace
 from models.watch import WatchRequest, WatchSettings
 from stores.primary import PrimaryFile
 from stores.probe import Prober
@@ -62,14 +61,13 @@ def watch_activities(backup: RegionBackup, directory: Path, config: Path) -> Wat
     def loaded() -> Config:
         return load_config(config.read_text())
 
-    def detection() -> FailureDetection:
-        return loaded().failure_detection
+    def rules() -> Pace:
+        return pace(loaded().failure_detection)
 
     region, mode = backup.region, PrimaryFile(directory, backup.region)
-    slow = pace(detection()).slow
     return WatchActivities(
-        Prober(region, backup.primary, distrust=lambda: backup.distrusted, slow=slow),
-        detection=detection,
+        Prober(region, backup.primary, distrust=lambda: backup.distrusted, slow=rules().slow),
+        rules=rules,
         settings=lambda: watch_settings(loaded()),
         degraded=lambda: mode.read().mode != "normal",
         gauges=RegionGauges(region),

@@ -9,6 +9,7 @@ from models.probe import Probe
 from models.watch import Decision, WatchStatus
 from workers.cli.output import NEGATIVE, OK, console, emit_json, emit_table
 from workers.cli.temporal import region_client, run
+from workers.settings import SettingsError, load_region
 from workers.watch import ensure_watch, watch_id
 
 JsonOpt = Annotated[bool, typer.Option("--json", help="for scripts")]
@@ -56,6 +57,8 @@ def resume(region: RegionArg, actor: ActorOpt, reason: ReasonOpt) -> None:
 
 
 async def _watch(region: str) -> bool:
+    if load_region(region).recovery is None:
+        raise SettingsError(f"region {region}: its addresses name no `recovery` directory")
     return await ensure_watch(await region_client(region), region)
 
 
