@@ -84,13 +84,16 @@ class FailOverActivities:
         return wanted
 
     def _record(self, ledger: Ledger, step: DrainStore, drained: Drained, store: str) -> None:
+        body = {**drained.model_dump(mode="json"), "reason": step.reason, "store": store}
+        if step.verdict is not None:
+            body["verdict"] = step.verdict.model_dump(mode="json")
         draft = Draft(
             kind="region.drained",
             actor=step.actor,
             subject=self._region,
             idempotency_key=f"drain/{step.workflow}",
             workflow_id=step.workflow,
-            body={**drained.model_dump(mode="json"), "reason": step.reason, "store": store},
+            body=body,
         )
         if ledger.find(draft.idempotency_key) is None:
             ledger.append([draft])

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +27,7 @@ from stores.backup_layout import certificate_name, epoch_name
 from stores.certifying import certify
 from stores.changelog import NotProtected, fence
 from stores.checkpoints import CheckpointFiles
+from stores.deadline import within
 from stores.files import write_atomic
 from stores.keys import SigningKey
 from stores.ledger import Ledger
@@ -44,6 +46,10 @@ from stores.witness import Witness
 ROUTES_AHEAD = 100_000
 """The lost store may have published routes that its backup does not know: count on far above them,
 or the routes of the restored one would pass for old."""
+
+
+FENCE_S = 30.0
+"""A former primary that hangs is fenced when it answers again; nothing waits for that."""
 
 
 class Follower(Protocol):
@@ -248,11 +254,15 @@ def fence_store(database: str, region: str, epoch: int) -> None:
     Raises:
         StoreUnavailable: it does not answer.
     """
+    with contextlib.suppress(NotProtected):  # something else is in its place by now
+        within(FENCE_S, partial(_fence, database, region, epoch))
+
+
+def _fence(database: str, region: str, epoch: int) -> None:
     if database.startswith("sqlite:///") and not Path(database.removeprefix("sqlite:///")).exists():
         return  # nothing is there to write to, and opening it would make it
     engine = open_engine(database)
     try:
-        with contextlib.suppress(NotProtected):  # something else is in its place by now
-            fence(engine, region, epoch=epoch, why=f"epoch {epoch} is another store's")
+        fence(engine, region, epoch=epoch, why=f"epoch {epoch} is another store's")
     finally:
         engine.dispose()

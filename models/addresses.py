@@ -58,6 +58,12 @@ class BackupAddress(_Addresses):
     witness: Path = Field(description="directory of signed heads; not on the store's machine")
     tenant_keys: str = Field(description="SQLAlchemy URL of the keys that seal tenants' documents")
     region_key: Path = Field(description="the key that wraps these, 64 hex digits")
+    metrics_port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="on loopback: Prometheus metrics of the recovery process; 0: none",
+    )
 
 
 class VerificationAddress(_Addresses):

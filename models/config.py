@@ -24,6 +24,7 @@ from models.config_rules import (
     SHARED_KEYS,
     Problem,
     calendar_fits,
+    detection_fits,
     gates_agree,
     regions_fit,
     rings_fit,
@@ -171,6 +172,7 @@ def _build(tree: Mapping[str, object]) -> Config:
         *gates_agree(config.rollout, config.gates),
         *calendar_fits(config.calendar, config.regions),
         *regions_fit(config.regions),
+        *detection_fits(config.failure_detection),
     ]
     if problems:
         raise ConfigError(problems)

@@ -67,6 +67,12 @@ ENFORCED: dict[str, str] = {
     "audit_trail.receipt_chain_enabled": "each receipt names the hash of the one before it",
     "audit_trail.forensics_enabled": "`chainring forensics` answers from the receipts",
     "failure_detection.checksum_validation": "every read of a tenant's value checks its SHA-256",
+    "failover.automatic_failover_enabled": "the watch of a region starts its failover",
+    "failover.failover_timeout_seconds": "a verdict that writes are not buffered on by then is "
+    "too old: the store is probed again",
+    "failure_detection.heartbeat_interval_seconds": "how often the watch probes a region's store",
+    "failure_detection.heartbeat_timeout_seconds": "a failure has its verdict in five sixths of it",
+    "failure_detection.read_latency_threshold_ms": "a probe whose reads take longer is a bad one",
     "backup.snapshot_interval_hours": "`chainring schedules` has each region snapshotted as often",
     "backup.changelog_enabled": "triggers log every change in its own transaction",
     "backup.changelog_format": "a segment of the changelog is written once",
@@ -94,12 +100,7 @@ NOT_ENFORCED: dict[str, str] = {
     "enforcement.access_origin_validation": "the origin of a request is not looked at yet",
     "failover.recovery_chain_validation": "a region that comes back is not made to verify its "
     "chain first; `chainring receipts verify` does",
-    "failover.automatic_failover_enabled": "a person starts it: `chainring failover start`",
-    "failover.failover_timeout_seconds": "a failover takes as long as it takes",
     "failover.notify_tenants": "tenants see it in the answers' headers alone",
-    "failure_detection.heartbeat_interval_seconds": "no probe watches a store yet",
-    "failure_detection.heartbeat_timeout_seconds": "no probe watches a store yet",
-    "failure_detection.read_latency_threshold_ms": "no probe watches a store yet",
     "backup.retention_days": "nothing of a backup is removed yet",
     "backup.backup_validation_sampling_percent": "no backup is validated by itself yet; "
     "`chainring restore --dry-run` restores one on the side",

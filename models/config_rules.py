@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 
 from models.calendar import Calendar, CalendarError
+from models.config_recovery import FailureDetection
 from models.config_sections import Region, Rollout, Tenants
 from models.gate_policy import GatePolicy
 
@@ -19,6 +20,8 @@ SHARED_KEYS = (
     ("hold_seconds", "hold_seconds"),
 )
 """Keys of [rollout] that say the same as a key of [gates]; both may be set only if they agree."""
+
+TIMEOUT_IN_INTERVALS = 2.4
 
 _ANY_INSTANT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -114,3 +117,14 @@ def calendar_fits(calendar: Calendar, regions: Iterable[str]) -> Iterator[Proble
         calendar.next_open(_ANY_INSTANT)
     except CalendarError as error:
         yield Problem("calendar.weekly", f"never opens: {error}")
+
+
+def detection_fits(detection: FailureDetection) -> Iterator[Problem]:
+    """Two probes must find their end before a failure has to be known."""
+    interval, timeout = detection.heartbeat_interval_seconds, detection.heartbeat_timeout_seconds
+    if timeout < TIMEOUT_IN_INTERVALS * interval:
+        yield Problem(
+            "failure_detection.heartbeat_timeout_seconds",
+            f"{timeout} is below {TIMEOUT_IN_INTERVALS} times heartbeat_interval_seconds, "
+            f"{interval}: one lost probe would have to count as an outage",
+        )

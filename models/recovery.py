@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from models.ids import ACTOR_PATTERN, RegionCode
+from models.probe import Verdict
 from models.restore import Goal, RestoreReport
 from models.spool import OutageProof
 
@@ -130,10 +131,17 @@ class RestoreStatus(BaseModel):
 
 
 class FailOverRequest(_Model):
-    """Input of ``FailOver``."""
+    """Input of ``FailOver``.
+
+    Attributes:
+        verdict: what the watch found; None where a person decides.
+        initiate_by: until when writes must be buffered; later the verdict is too old to act on.
+    """
 
     actor: str = Field(pattern=ACTOR_PATTERN)
     reason: str = Field(min_length=1, max_length=500)
+    verdict: Verdict | None = None
+    initiate_by: AwareDatetime | None = None
 
 
 class Degraded(_Model):
@@ -150,6 +158,7 @@ class DrainStore(_Model):
     reason: str
     workflow: str
     rebuilt: bool = Field(description="whether the primary was restored since the outage began")
+    verdict: Verdict | None = None
 
 
 class Drained(_Model):

@@ -35,10 +35,12 @@ from rollout_harness import (
 from temporalio.client import WorkflowFailureError
 from test_production import Source, until_production
 from vulnerability_harness import directory, osv
+from watch_harness import watched_region
 
 from models.ids import short
 from models.production import ProductionState
-from models.recovery import FailOverRequest, GapDecision, SnapshotRequest
+from models.recovery import GapDecision, SnapshotRequest
+from models.watch import Decision
 
 HISTORIES = ROOT / "tests" / "histories"
 Scenario = Callable[[Plane, Fleet], Awaitable[dict[str, Any]]]
@@ -239,25 +241,28 @@ async def restored(plane: Plane, _fleet: Fleet) -> dict[str, Any]:
             decision = GapDecision(actor="bo", reason="lost with the bucket")
             await waiting.execute_update("accept_gap", decision)
             await waiting.result()
-            found = {"snapshot-region": taken, "restore-region": waiting}
-        with tempfile.TemporaryDirectory() as another:
-            (Path(another) / "path").mkdir()
-            async with recovery_worker(Path(another), plane.client) as recovery:
-                recovery.backup.work(10)
-                recovery.backup.snapshot()
-                over = await plane.client.start_workflow(
-                    "FailOver",
-                    FailOverRequest(actor="ana", reason="disk lost"),
-                    id="failover/eu/1",
-                    task_queue=QUEUE,
-                )
-                await over.result()
-        return {**found, "fail-over": over}
+            return {"snapshot-region": taken, "restore-region": waiting}
+
+
+async def watched(plane: Plane, _fleet: Fleet) -> dict[str, Any]:
+    """A person pauses the watch and resumes it; then the store is lost and failed over."""
+    with tempfile.TemporaryDirectory() as directory:
+        async with watched_region(Path(directory), plane.client) as region:
+            decision = Decision(actor="ana", reason="recorded")
+            await region.watch.execute_update("pause", decision)
+            await region.until(lambda found: found.state == "paused")
+            await region.watch.execute_update("resume", decision)
+            await region.until_probed()
+            region.lose_the_store()
+            await region.until(lambda found: bool(found.ended))
+            await region.until_probed()
+            over = plane.client.get_workflow_handle((await region.status()).failover)
+        return {"watch-region": region.watch, "fail-over": over}
 
 
 SCENARIOS: list[Scenario] = [
     *(completed, steered, rolled_back, cancelled, skipped, waited, verified),
-    *(broken_glass, incident, production, evidence, restored),
+    *(broken_glass, incident, production, evidence, restored, watched),
 ]
 
 

@@ -1,5 +1,6 @@
 """Reading whole collections as documents, in the order of their keys."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -34,6 +35,18 @@ def scan_images(
     """Key, image and payload of all documents of a collection, some at a time."""
     payload = "NULL" if collection.payload is None else f't."{collection.payload}"'
     return _select(connection, collection, payload)
+
+
+def is_what_was_written(row: Sequence[Any]) -> bool:
+    """Whether the value of a tenant's key is that of the digest in its row.
+
+    An image covers the digest and not the value, so nothing else notices a value that rotted.
+    """
+    tenant, key, digest, _version, value = row
+    if isinstance(value, str):
+        return False  # SQLite keeps what it is given, as damage is
+    whole = b"%b\0%b\0%b" % (tenant.encode(), key, value)
+    return hashlib.sha256(whole).digest() == bytes(digest)
 
 
 def _select(connection: Connection, collection: Collection, columns: str) -> Iterator[Any]:

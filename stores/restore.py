@@ -23,7 +23,7 @@ from models.restore import Gap, Goal, Phase, RestoreReport
 from stores.chain_check import check_ledger
 from stores.changelog import StoreIdentity, adopt
 from stores.collections import COLLECTIONS, Collection
-from stores.document_scan import Stored, scan
+from stores.document_scan import Stored, is_what_was_written, scan
 from stores.leaf_spool import LeafSpool
 from stores.ledger import Ledger
 from stores.restore_build import Builder, Count, Course
@@ -269,8 +269,7 @@ def _read_back(connection: Connection, collection: Collection, found: LeafSpool)
 def _check_values(collection: Collection, part: Sequence[Stored]) -> None:
     """The image covers a value's digest, not the value: check that they belong together."""
     for stored in part:
-        tenant, key, digest, _version, value = stored.row
-        if sha256(b"%b\0%b\0%b" % (tenant.encode(), key, value)).digest() != digest:
+        if not is_what_was_written(stored.row):
             raise RestoreMismatch(
                 f"{collection.name} {stored.key:.200}: the value is not that of its digest"
             )

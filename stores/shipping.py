@@ -22,8 +22,8 @@ from models.documents import SCHEMA_VERSION, document_digest, key_digest
 from models.manifest import read_manifest
 from stores.backup_layout import manifests, segment_name, segments, store_name
 from stores.changelog import changes_after, forget_changes, identity, last_seq, waiting
-from stores.collections import COLLECTIONS
-from stores.document_scan import scan_images
+from stores.collections import BY_CODE, COLLECTIONS
+from stores.document_scan import is_what_was_written, scan_images
 from stores.keys import SigningKey
 from stores.objects import ObjectExists, ObjectStore
 from stores.sql import read
@@ -103,6 +103,8 @@ class Shipper:
         entries = _bounded(changes_after(self.engine, position.seq, limit=limit)) if limit else []
         if not entries:
             return None
+        for entry in entries:
+            _require_whole(entry)
         with self._tree.following([entry.change for entry in entries]) as moved:
             head = self._sign(moved)
             data = encode_segment(self._header(position, moved, head), entries, self.seal)
@@ -252,6 +254,15 @@ def _bounded(entries: Sequence[Entry]) -> list[Entry]:
             break
         taken.append(entry)
     return taken
+
+
+def _require_whole(entry: Entry) -> None:
+    """Raises `ChangelogBroken` where a value rotted in the changelog: it is never shipped."""
+    if entry.payload is None or entry.image is None:
+        return
+    collection = BY_CODE[entry.change.collection]
+    if not is_what_was_written(collection.row(entry.image, entry.payload)):
+        raise ChangelogBroken(f"change {entry.change.seq}: its value is not what was written")
 
 
 def _leaves(connection: Connection) -> Iterator[tuple[bytes, bytes]]:

@@ -21,7 +21,7 @@ from models.manifest import ChunkRef, Manifest
 from stores.backup_layout import chunk_name, manifest_name
 from stores.changelog import identity_in, last_seq
 from stores.collections import COLLECTIONS, Collection
-from stores.document_scan import Stored, scan
+from stores.document_scan import Stored, is_what_was_written, scan
 from stores.leaf_spool import LeafSpool
 from stores.ledger import Ledger
 from stores.objects import ObjectExists, ObjectInfo, ObjectStore
@@ -185,4 +185,6 @@ def _chunk_row(collection: Collection, stored: Stored) -> ChunkRow:
         at=0,
     )
     tenant = tenant_of_key(stored.key) if collection.tenant_owned else ""
+    if collection.payload is not None and not is_what_was_written(stored.row):
+        raise SnapshotMismatch(f"a value of {tenant} is not what was written")
     return ChunkRow(change, tenant, stored.row)

@@ -109,6 +109,18 @@ def open_engine(url: str) -> Engine:
     )
 
 
+def open_existing(url: str) -> Engine:
+    """`open_engine` for a database that is there: SQLite would make a new one for a lost one.
+
+    Raises:
+        StoreUnavailable: there is no such file.
+    """
+    address = make_url(url)
+    if address.drivername == "sqlite" and not Path(address.database or "").exists():
+        raise StoreUnavailable("unreachable", f"{address.database} is not there")
+    return open_engine(url)
+
+
 def open_scratch(url: str) -> Engine:
     """An engine for building a whole database, which is thrown away unless `settle` returns.
 

@@ -41,6 +41,9 @@ looks = 3
 min_samples = 100
 hold_seconds = 60
 
+[failover]
+automatic_failover_enabled = false
+
 [regions.eu]
 name = "Europe"
 compliance = ["GDPR"]

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
@@ -84,14 +84,17 @@ class Recovery:
 
 
 @asynccontextmanager
-async def recovery_worker(directory: Path, client: Client) -> AsyncIterator[Recovery]:
+async def recovery_worker(
+    directory: Path, client: Client, *, more: Callable[[Recovery], Sequence[object]] = lambda _: ()
+) -> AsyncIterator[Recovery]:
+    """``more``: further holders of activities."""
     made = Recovery(directory, client)
     failover = FailOverActivities(REGION, directory / "path", made.primary)
     async with Worker(
         client,
         task_queue=QUEUE,
         workflows=RECOVERY_WORKFLOWS,
-        activities=activities_of(made.activities, failover),
+        activities=activities_of(made.activities, failover, *more(made)),
         activity_executor=ThreadPoolExecutor(4),
         workflow_runner=sandbox(),
     ):

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -17,13 +18,21 @@ from embedded import CONFIG, REGIONS, Stack, environment, running_stack
 
 from gateway.envoy import tenant_host
 
+WATCHED = (
+    CONFIG.replace("automatic_failover_enabled = false", "")
+    + """
+[failure_detection]
+heartbeat_interval_seconds = 1
+heartbeat_timeout_seconds = 12
+"""
+)
 UP = "from workers.cli import main; main()"
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     home = tmp_path_factory.mktemp("stack") / "home"
-    with running_stack(home) as running:
+    with running_stack(home, WATCHED) as running:
         running.chainring("fleet", "seed", "--tenants", "400", "--shards", "20")
         yield running
 
@@ -119,7 +128,7 @@ def test_state_is_kept_behind_the_gateway_by_tenant(stack: Stack) -> None:
 
 
 def test_a_lost_store_fails_over_and_nothing_acknowledged_is_missing(stack: Stack) -> None:
-    """The region's database is deleted under writes; its backup and its buffer bring it back."""
+    """The region's database is deleted under writes, and nobody does anything about it."""
     tenant = stack.json("tenants", "list", "--region", "eu")["tenants"][0]["id"]
     url = f"http://127.0.0.1:{stack.addresses('eu')['gateway']['port']}/_kv"
     headers = {"Host": tenant_host(tenant, "eu")}
@@ -145,14 +154,13 @@ def test_a_lost_store_fails_over_and_nothing_acknowledged_is_missing(stack: Stac
     assert _soon(backed_up, 30)
     for path in (stack.home / "regions" / "eu").glob("region.db*"):
         path.unlink()
-    asked = ("failover", "start", "eu", "--actor", "ana", "--reason", "disk lost", "--json")
     with ThreadPoolExecutor(1) as pool:
-        over = pool.submit(stack.chainring, *asked)
+        over = pool.submit(failed_over, stack)
         number = 5
         while not over.done():
             put(number)
             number += 1
-        status = json.loads(over.result().stdout)
+        status = over.result()
 
     assert status["state"] == "normal" and status["restore"]["report"]["gap"] is None
     during = sum(acknowledged.values())
@@ -162,6 +170,9 @@ def test_a_lost_store_fails_over_and_nothing_acknowledged_is_missing(stack: Stac
         assert ask(stack, "eu", tenant, f"/_kv/k{number}").content == b"%d" % number
     assert stack.json("tenants", "list", "--region", "eu") == wanted
     stack.wait_ready()
+    port = stack.addresses("eu")["backup"]["metrics_port"]
+    metrics = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=5).text
+    assert 'chainring_failovers_total{outcome="normal",region="eu"} 1.0' in metrics
     assert stack.chainring("receipts", "verify", "eu").returncode == 0
     key = stack.home / "eu.vkey"
     key.write_text(stack.chainring("receipts", "key", "eu").stdout)
@@ -169,6 +180,17 @@ def test_a_lost_store_fails_over_and_nothing_acknowledged_is_missing(stack: Stac
     head = stack.home / "witness" / f"eu-state-{source}.note"
     asked = ("certificate", "verify", status["restore"]["certificate"], "--key", str(key))
     stack.chainring(*asked, "--head", str(head))
+
+
+def failed_over(stack: Stack) -> Any:
+    """What the failover has reached that the watch began by itself; meanwhile, that it watches."""
+    assert _soon(lambda: watched(stack)["failover"] and watched(stack)["verdict"] is None, 60)
+    return stack.json("failover", "status", "eu", watched(stack)["failover"])
+
+
+def watched(stack: Stack) -> Any:
+    """What `chainring recovery status` says; its exit code says whether all is well."""
+    return json.loads(stack.chainring("recovery", "status", "eu", "--json", check=False).stdout)
 
 
 def last_change(stack: Stack) -> int:

@@ -6,7 +6,6 @@ import threading
 from pathlib import Path
 
 from prometheus_client import Gauge
-from sqlalchemy import Engine
 
 from activities.recovery import RecoveryActivities, fence_store
 from models.addresses import BackupAddress, RegionAddresses
@@ -15,6 +14,7 @@ from models.config import load_config
 from stores.backup_layout import manifests
 from stores.changelog import NotProtected, identity
 from stores.checkpoints import CheckpointFiles, default_directory
+from stores.deadline import within
 from stores.envelope import Envelopes
 from stores.key_backup import KeyBackup
 from stores.keys import load_key
@@ -25,7 +25,7 @@ from stores.pointer import Pointer, PrimaryPointer
 from stores.sealing import BackupSeals
 from stores.shipping import Shipper
 from stores.snapshots import SnapshotMismatch, Snapshotter
-from stores.sql import StoreUnavailable, create_all, open_engine
+from stores.sql import StoreUnavailable, create_all, open_engine, open_existing
 from stores.state_tree import StateTree
 from stores.tenant_keys import TenantKeys, ensure_region_key
 from stores.witness import HeadRefused, Witness
@@ -37,6 +37,9 @@ log = logging.getLogger("chainring.backup")
 LAG = Gauge("chainring_backup_lag_seconds", "Age of the oldest change not backed up", ["region"])
 LAG_CHANGES = Gauge("chainring_backup_lag_changes", "Changes that are not backed up", ["region"])
 BROKEN = Gauge("chainring_backup_broken", "1 while a region's backup cannot go on", ["region"])
+
+CATCH_UP_S = 60.0
+"""What a primary that hardly answers gets to give its last changes."""
 
 _LATER = (StoreUnavailable, NotProtected, ObjectError, OSError)
 """What passes by itself: tried again at the next round."""
@@ -68,6 +71,7 @@ class RegionBackup:
         self._based: set[str] = set()
         self._tree: StateTree | None = None
         self._following = ""
+        self._distrust = ("", "")
         self._shipper: Shipper | None = None
         self._lock = threading.RLock()
 
@@ -98,7 +102,7 @@ class RegionBackup:
         if found is not None:
             return found
         database = self._configured.database
-        engine = open_engine(database)
+        engine = open_existing(database)
         try:
             seen = identity(engine, self.region)
         finally:
@@ -115,8 +119,19 @@ class RegionBackup:
 
     def catch_up(self) -> None:
         """See `activities.recovery.Follower`."""
-        with contextlib.suppress(ChangelogBroken, HeadRefused, *_LATER), self._lock:
-            self._follow().ship_all()
+
+        def ship() -> None:
+            with self._lock:
+                self._follow().ship_all()
+
+        with contextlib.suppress(ChangelogBroken, HeadRefused, *_LATER):
+            within(CATCH_UP_S, ship)
+
+    @property
+    def distrusted(self) -> str:
+        """Why the primary's documents are not those that were signed; "" as long as they are."""
+        store, why = self._distrust
+        return why if store == self.primary().store else ""
 
     def round(self) -> None:
         """Ship what there is, measure what there is not, fence what was the primary before."""
@@ -130,6 +145,7 @@ class RegionBackup:
         LAG.labels(self.region).set(lag.seconds)
         LAG_CHANGES.labels(self.region).set(lag.changes)
         BROKEN.labels(self.region).set(0)
+        self._distrust = ("", "")
         self._fence_former()
 
     def run(self, stopping: threading.Event) -> None:
@@ -141,6 +157,8 @@ class RegionBackup:
                 said = ""
             except (ChangelogBroken, HeadRefused, SnapshotMismatch) as error:
                 BROKEN.labels(self.region).set(1)
+                if not isinstance(error, HeadRefused):  # which speaks of another process
+                    self._distrust = (self._following, str(error))
                 said = _say(said, f"region {self.region}: the backup cannot go on: {error}")
             except _LATER as error:
                 said = _say(said, f"region {self.region}: the backup waits: {error}")
@@ -153,7 +171,7 @@ class RegionBackup:
         primary = self.primary()
         if self._shipper is None or self._following != primary.store:
             self._close()
-            engine = _opened(primary.database)
+            engine = open_existing(primary.database)
             seen = identity(engine, self.region)
             if seen.id != primary.store:
                 engine.dispose()
@@ -205,15 +223,6 @@ def open_objects(backup: BackupAddress) -> ObjectStore:
     if not backup.objects.startswith("gs://"):
         return LocalObjects(Path(backup.objects))
     return GcsObjects(backup.objects.removeprefix("gs://"), endpoint=backup.objects_endpoint)
-
-
-def _opened(database: str) -> Engine:
-    """An engine on a database that is there: SQLite would make a new one in place of a lost one."""
-    if database.startswith("sqlite:///"):
-        path = Path(database.removeprefix("sqlite:///"))
-        if not path.exists():
-            raise StoreUnavailable("unreachable", f"{path} is not there")
-    return open_engine(database)
 
 
 def _say(said: str, words: str) -> str:

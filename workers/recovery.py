@@ -7,16 +7,20 @@ import asyncio
 import threading
 from contextlib import AsyncExitStack
 
+from prometheus_client import start_http_server
+
 from activities.failover import FailOverActivities
 from workers.backup import RegionBackup
 from workers.process import activities_of, connect, log, make_worker, stop_asked
 from workers.settings import SettingsError, load_region
 from workers.temporal_setup import RECOVERY_QUEUE
+from workers.watch import watch_activities
 from workflows.fail_over import FailOver
 from workflows.restore_region import RestoreRegion
 from workflows.snapshot_region import SnapshotRegion
+from workflows.watch_region import WatchRegion
 
-RECOVERY_WORKFLOWS = [SnapshotRegion, RestoreRegion, FailOver]
+RECOVERY_WORKFLOWS = [SnapshotRegion, RestoreRegion, FailOver, WatchRegion]
 
 
 async def run_recovery(regions: list[str]) -> int:
@@ -27,14 +31,17 @@ async def run_recovery(regions: list[str]) -> int:
     """
     stop = stop_asked()
     workers, stopping, threads = [], threading.Event(), []
+    ports: set[int] = set()
     for region in regions:
         addresses = load_region(region)
         if addresses.backup is None:
             raise SettingsError(f"region {region}: its addresses name no backup")
         backup = RegionBackup(addresses, addresses.backup)
+        ports.add(addresses.backup.metrics_port)
         holders: list[object] = [backup.activities()]
         if addresses.recovery is not None:
             holders.append(FailOverActivities(region, addresses.recovery, backup.primary))
+            holders.append(watch_activities(backup, addresses.recovery, addresses.config))
         temporal = addresses.temporal.model_copy(update={"task_queue": RECOVERY_QUEUE})
         client = await connect(temporal, otlp_endpoint=addresses.otlp_endpoint)
         workers.append(
@@ -50,6 +57,8 @@ async def run_recovery(regions: list[str]) -> int:
         threads.append(
             threading.Thread(target=backup.run, args=(stopping,), name=f"backup-{region}")
         )
+    for port in ports - {0}:
+        start_http_server(port, addr="127.0.0.1")
     for thread in threads:
         thread.start()
     try:

@@ -58,6 +58,8 @@ class RegionPorts(BaseModel):
     kv: int
     health: int
     metrics: int
+    recovery: int = 0
+    """A home of before there was such a port has none."""
 
 
 class Ports(BaseModel):
@@ -264,6 +266,7 @@ def _region(root: Path, region: str, ports: Ports, options: Options) -> None:
             witness=root / "witness",
             tenant_keys=f"sqlite:///{folder}/keys/tenants.db",
             region_key=folder / "keys" / "region.key",
+            metrics_port=own.recovery,
         ),
     )
     ensure_key(addresses.signing_key)

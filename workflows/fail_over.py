@@ -65,7 +65,7 @@ class FailOver:
 
     async def _fail_over(self, request: FailOverRequest) -> None:
         self._enter("degrading")
-        await _activity("degrade_region", request, Degraded, "buffer the tenants' writes", QUICK)
+        await self._degrade(request)
         self._status.degraded_at = workflow.now()
         self._enter("restoring")
         restored: RestoreStatus = await workflow.execute_child_workflow(
@@ -88,6 +88,7 @@ class FailOver:
             reason=request.reason,
             workflow=workflow.info().workflow_id,
             rebuilt=True,
+            verdict=request.verdict,
         )
         self._status.drained = await _activity(
             "drain_buffer", drain, Drained, "drain the buffer into the store", DRAIN
@@ -95,10 +96,20 @@ class FailOver:
         self._status.normal_at = workflow.now()
         self._enter("normal")
 
+    async def _degrade(self, request: FailOverRequest) -> None:
+        within = None
+        if request.initiate_by is not None:
+            within = max(request.initiate_by - workflow.now(), timedelta(seconds=1))
+        await _activity(
+            "degrade_region", request, Degraded, "buffer the tenants' writes", QUICK, within
+        )
+
     def _enter(self, state: FailOverPhase, why: str = "") -> None:
         self._status.state, self._status.why = state, why
         workflow.upsert_search_attributes([STATE.value_set(state)])
         lines = [f"**{state}**{': ' + why if why else ''}"]
+        if (verdict := self._request.verdict) is not None:
+            lines += [f"- found since {verdict.since:%H:%M:%S}: {verdict.why}"]
         if (drained := self._status.drained) is not None:
             lines.append(
                 f"- {drained.acknowledged} writes acknowledged meanwhile: {drained.applied} "
@@ -109,7 +120,12 @@ class FailOver:
 
 
 async def _activity(
-    name: str, argument: Any, result: type[_Result], summary: str, limit: timedelta
+    name: str,
+    argument: Any,
+    result: type[_Result],
+    summary: str,
+    limit: timedelta,
+    within: timedelta | None = None,
 ) -> _Result:
     found: _Result = await workflow.execute_activity(
         name,
@@ -117,6 +133,7 @@ async def _activity(
         result_type=result,
         summary=summary,
         start_to_close_timeout=limit,
+        schedule_to_close_timeout=within,
         retry_policy=PERSISTENT,
     )
     return found

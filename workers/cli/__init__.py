@@ -55,7 +55,7 @@ _SUBCOMMANDS = {
     "forensics": _Subcommand("forensics", "app", "What ran where and when, with proof."),
     "events": _Subcommand("events", "events", "What happened to the fleet, from its receipts."),
     "certificate": _Subcommand("certificate", "app", "What a restore reached, verified by files."),
-    "recovery": _Subcommand("recovery", "app", "Recoveries and drills against their SLAs."),
+    "recovery": _Subcommand("recovery", "app", "Who watches stores; recoveries and their SLAs."),
     "receipts": _Subcommand("receipts", "app", "List, verify, prove and export receipts."),
 }
 

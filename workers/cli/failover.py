@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 from temporalio.client import WorkflowFailureError, WorkflowHandle
 
+from activities.watching import start_failover
 from models.recovery import FailOverRequest, FailOverStatus
-from workers.cli.output import NEGATIVE, OK, emit_json, emit_table
-from workers.cli.temporal import next_id, region_client, run
+from workers.cli.output import NEGATIVE, OK, emit_json, emit_table, errors
+from workers.cli.temporal import region_client, run
 from workers.temporal_setup import RECOVERY_QUEUE
 
 app = typer.Typer(help="Fail a region's store over, and back.", no_args_is_help=True)
@@ -46,12 +47,11 @@ def status(
 
 async def _start(region: str, request: FailOverRequest, wait: bool) -> tuple[str, FailOverStatus]:
     client = await region_client(region)
-    handle: WorkflowHandle[object, FailOverStatus] = await client.start_workflow(
-        "FailOver",
-        request,
-        id=await next_id(client, "FailOver", f"failover/{region}"),
-        task_queue=RECOVERY_QUEUE,
-        result_type=FailOverStatus,
+    started = await start_failover(client, RECOVERY_QUEUE, request)
+    if started.found:
+        errors.print(f"{started.workflow} runs already: it is followed", highlight=False)
+    handle: WorkflowHandle[object, FailOverStatus] = client.get_workflow_handle(
+        started.workflow, result_type=FailOverStatus
     )
     if wait:
         with contextlib.suppress(WorkflowFailureError):  # the status says why

@@ -1,4 +1,4 @@
-"""`chainring recovery`: what recoveries and drills took, against what was promised."""
+"""`chainring recovery`: who watches the regions' stores, and what recoveries took."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,17 +11,27 @@ from models.config_recovery import Sla
 from models.recovery_report import Recovery, RecoveryReport, recovery_report
 from models.restore_certificate_check import Certificate, verify_certificate
 from models.verifier import Refused
+from workers.cli import watch
 from workers.cli.certificate import Keys, plain, read_file, read_keys, seconds
 from workers.cli.output import NEGATIVE, USAGE, console, emit_json, emit_table, fail
 
-app = typer.Typer(help="Recoveries and drills against their SLAs.", no_args_is_help=True)
+app = typer.Typer(
+    help="Watch regions' stores; recoveries and drills against their SLAs.", no_args_is_help=True
+)
+for _name, _command in (
+    ("watch", watch.watch),
+    ("status", watch.watched),
+    ("pause", watch.pause),
+    ("resume", watch.resume),
+):
+    app.command(_name)(_command)
 
 _SLA = Sla()
 
 
 @app.callback()
 def _root() -> None:
-    """Recoveries and drills against their SLAs."""
+    """Watch regions' stores; recoveries and drills against their SLAs."""
 
 
 @app.command()

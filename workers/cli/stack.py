@@ -138,6 +138,15 @@ async def _ensure(regions: list[str]) -> None:
     await ensure(await connect(load_control().temporal), regions)
 
 
+async def _watch(regions: list[str]) -> None:
+    """Have every region's primary watched, which fails over by itself."""
+    from workers.cli.temporal import region_client  # noqa: PLC0415
+    from workers.watch import ensure_watch  # noqa: PLC0415
+
+    for region in regions:
+        await ensure_watch(await region_client(region), region)
+
+
 def _databases(pairs: list[str]) -> dict[str, str]:
     databases = {}
     for pair in pairs:
@@ -182,6 +191,7 @@ def _wait_until_ready(plan: StackPlan, supervisor: "subprocess.Popen[bytes]") ->
                 fail(f"the supervisor ended; see {home()}/logs/stack.log", UNREACHABLE)
             if not prepared and answers(f"tcp://{plan.temporal}"):
                 asyncio.run(_ensure(known_regions()))
+                asyncio.run(_watch(known_regions()))
                 prepared = True
             state = _running()
             if prepared and state is not None and state.phase == "ready":
