@@ -72,14 +72,13 @@ class FailOverActivities:
         finally:
             engine.dispose()
         if self._file.read().mode == "draining":
-            self._switch("normal", step.reason)
+            self._switch("normal", step.reason, snapshot=None, snapshot_at=None)
         return drained
 
-    def _switch(self, mode: Mode, why: str) -> Primary:
+    def _switch(self, mode: Mode, why: str, **more: object) -> Primary:
         found = self._file.read()
-        wanted = found.model_copy(
-            update={"epoch": found.epoch + 1, "mode": mode, "why": why, "database": None}
-        )
+        changed = {"epoch": found.epoch + 1, "mode": mode, "why": why, "database": None, **more}
+        wanted = found.model_copy(update=changed)
         self._file.switch(wanted)
         return wanted
 

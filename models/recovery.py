@@ -151,6 +151,20 @@ class Degraded(_Model):
     why: str
 
 
+class OpenedSnapshot(_Model):
+    """What reads are answered from beneath the buffer: the store as it was then."""
+
+    database: str
+    at: AwareDatetime
+
+
+class CloseSnapshot(_Model):
+    """Remove what was made for reading; ``opened`` may be that of a failover before."""
+
+    scratch: str
+    opened: OpenedSnapshot | None
+
+
 class DrainStore(_Model):
     """Bring the buffer into the primary, and serve from that again."""
 
@@ -185,6 +199,8 @@ class FailOverStatus(BaseModel):
     why: str = ""
     started: AwareDatetime
     degraded_at: AwareDatetime | None = None
+    reads: OpenedSnapshot | None = None
+    no_reads: str = Field(default="", description="why reads know only what is in the buffer")
     normal_at: AwareDatetime | None = None
     restore: RestoreStatus | None = None
     drained: Drained | None = None

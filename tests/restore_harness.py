@@ -13,6 +13,7 @@ from temporalio.worker import Worker
 
 from activities.failover import FailOverActivities
 from activities.recovery import RecoveryActivities
+from activities.snapshot_reads import SnapshotReadActivities
 from models.recovery import RestoreRequest, RestoreStatus
 from stores.checkpoints import CheckpointFiles, default_directory
 from stores.pointer import Pointer, PrimaryPointer
@@ -90,11 +91,20 @@ async def recovery_worker(
     """``more``: further holders of activities."""
     made = Recovery(directory, client)
     failover = FailOverActivities(REGION, directory / "path", made.primary)
+    reads = SnapshotReadActivities(
+        REGION,
+        directory / "path",
+        primary=made.primary,
+        objects=made.backup.objects,
+        witness=made.backup.witness,
+        key=made.backup.key.public(REGION),
+        unseal=made.backup.seals.unseal,
+    )
     async with Worker(
         client,
         task_queue=QUEUE,
         workflows=RECOVERY_WORKFLOWS,
-        activities=activities_of(made.activities, failover, *more(made)),
+        activities=activities_of(made.activities, failover, reads, *more(made)),
         activity_executor=ThreadPoolExecutor(4),
         workflow_runner=sandbox(),
     ):

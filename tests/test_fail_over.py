@@ -1,7 +1,9 @@
 """`FailOver`: what was acknowledged while the store was down is in the restored one, once."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,12 +15,12 @@ from temporalio.client import WorkflowFailureError, WorkflowHandle
 
 from models.primary import Primary
 from models.recovery import FailOverRequest, FailOverStatus, GapDecision
-from stores.buffered_kv import Buffer, BufferedKV
+from stores.buffered_kv import Base, Buffer, BufferedKV
 from stores.kv import TenantKV
 from stores.ledger import Ledger
 from stores.primary import SPOOL, PrimaryFile
 from stores.spool import Spool
-from stores.sql import open_engine
+from stores.sql import StoreUnavailable, open_engine
 
 pytest_plugins = ["rollout_fixtures"]
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -91,6 +93,53 @@ async def test_without_a_backup_the_region_stays_buffered(recovery: Recovery) ->
     assert "stays in buffered mode" in str(failed.value.cause)
     assert "no snapshot" in str(failed.value.cause)
     assert _mode(recovery).read().mode == "buffered"
+
+
+def _scratch_stores(recovery: Recovery) -> list[str]:
+    """Files of restored stores that are not the primary."""
+    primary = recovery.primary().database
+    found = recovery.backup.directory.glob("*restored*.db")
+    return [str(each) for each in found if not primary.endswith(str(each))]
+
+
+async def test_reads_are_answered_from_the_newest_snapshot_until_the_store_is_back(
+    recovery: Recovery,
+) -> None:
+    """A gap holds the restore up, so that there is time to read."""
+    key = TenantKV(recovery.backup.engine, "tenant-1")
+    wanted = {each.key: key.get(each.key) for each in key.list().keys}
+    lose_a_segment(recovery)
+    handle = await _start(recovery)
+    for _ in range(200):
+        if _mode(recovery).read().snapshot:
+            break
+        await asyncio.sleep(0.05)
+    primary = _mode(recovery).read()
+    assert primary.mode == "buffered" and primary.snapshot and primary.snapshot_at
+    base = Base(partial(TenantKV, open_engine(primary.snapshot)), primary.snapshot_at.timestamp())
+    buffer = Buffer(Spool(recovery.backup.directory / "path" / SPOOL, epoch=primary.epoch), base)
+    reading = BufferedKV(buffer, "tenant-1")
+    found = {each.key: reading.get(each.key) for each in reading.list().keys}
+    assert found and all(each in wanted for each in found) and buffer.age is not None
+    with pytest.raises(StoreUnavailable, match="fenced"):
+        base.of("tenant-1").put("key", b"never")  # type: ignore[attr-defined]
+    reading.put("new", b"1")
+    buffer.close()
+    assert len(_scratch_stores(recovery)) == 1 + 1  # and the one that waits for a word
+
+    restore = recovery.client.get_workflow_handle(f"{handle.id}/restore")
+    await until_restore(restore, "waiting")
+    await restore.execute_update("accept_gap", GapDecision(actor="bo", reason="lost"))
+    status = await handle.result()
+    assert status.state == "normal" and status.reads and status.drained
+    assert status.drained.applied == 1
+    after = _mode(recovery).read()
+    assert (after.mode, after.snapshot, after.snapshot_at) == ("normal", None, None)
+    for _ in range(100):
+        if not _scratch_stores(recovery):
+            break
+        await asyncio.sleep(0.05)
+    assert not _scratch_stores(recovery)
 
 
 async def test_a_gap_waits_while_the_region_writes_on(recovery: Recovery) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from prometheus_client import Gauge
 
 from activities.recovery import RecoveryActivities, fence_store
+from activities.snapshot_reads import SnapshotReadActivities
 from models.addresses import BackupAddress, RegionAddresses
 from models.changelog import ChangelogBroken
 from models.config import load_config
@@ -90,6 +91,18 @@ class RegionBackup:
             unseal=self.seals.unseal,
             certificates=self._work / "certificates",
             version=build_id(),
+        )
+
+    def snapshot_reads(self, directory: Path) -> SnapshotReadActivities:
+        """What has reads answered in buffered mode; ``directory``: of the mode file."""
+        return SnapshotReadActivities(
+            self.region,
+            directory,
+            primary=self.primary,
+            objects=self.objects,
+            witness=self.witness,
+            key=self.key.public(self.region),
+            unseal=self.seals.unseal,
         )
 
     def primary(self) -> Pointer:

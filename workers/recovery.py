@@ -41,6 +41,7 @@ async def run_recovery(regions: list[str]) -> int:
         holders: list[object] = [backup.activities()]
         if addresses.recovery is not None:
             holders.append(FailOverActivities(region, addresses.recovery, backup.primary))
+            holders.append(backup.snapshot_reads(addresses.recovery))
             holders.append(watch_activities(backup, addresses.recovery, addresses.config))
         temporal = addresses.temporal.model_copy(update={"task_queue": RECOVERY_QUEUE})
         client = await connect(temporal, otlp_endpoint=addresses.otlp_endpoint)

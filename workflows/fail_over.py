@@ -1,19 +1,28 @@
 """`FailOver`: keep a region's tenants writing while its store is brought back."""
 
+import asyncio
+import contextlib
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError
+from temporalio.exceptions import (
+    ActivityError,
+    ApplicationError,
+    ChildWorkflowError,
+    is_cancelled_exception,
+)
 
 from models.recovery import (
+    CloseSnapshot,
     Degraded,
     Drained,
     DrainStore,
     FailOverPhase,
     FailOverRequest,
     FailOverStatus,
+    OpenedSnapshot,
     RestoreRequest,
     RestoreStatus,
 )
@@ -40,6 +49,7 @@ class FailOver:
     @workflow.init
     def __init__(self, request: FailOverRequest) -> None:
         self._request = request
+        self._scratch = workflow.uuid4().hex
         self._status = FailOverStatus(
             region=workflow.info().namespace, state="degrading", started=workflow.now()
         )
@@ -68,20 +78,7 @@ class FailOver:
         await self._degrade(request)
         self._status.degraded_at = workflow.now()
         self._enter("restoring")
-        restored: RestoreStatus = await workflow.execute_child_workflow(
-            "RestoreRegion",
-            RestoreRequest(actor=request.actor, reason=request.reason),
-            id=f"{workflow.info().workflow_id}/restore",
-            result_type=RestoreStatus,
-        )
-        self._status.restore = restored
-        if restored.published is None:
-            self._enter("failed", f"the restore ended {restored.state}: {restored.why}")
-            raise ApplicationError(
-                f"the region stays in buffered mode: {self._status.why}",
-                type="FailOverFailed",
-                non_retryable=True,
-            )
+        await self._restore(request)
         self._enter("draining")
         drain = DrainStore(
             actor=request.actor,
@@ -95,6 +92,62 @@ class FailOver:
         )
         self._status.normal_at = workflow.now()
         self._enter("normal")
+        await self._close_snapshot()
+
+    async def _restore(self, request: FailOverRequest) -> None:
+        """Restore the store; where that does not come to its end, reads go on from a snapshot."""
+        opening = self._open_snapshot()
+        try:
+            restored: RestoreStatus = await workflow.execute_child_workflow(
+                "RestoreRegion",
+                RestoreRequest(actor=request.actor, reason=request.reason),
+                id=f"{workflow.info().workflow_id}/restore",
+                result_type=RestoreStatus,
+            )
+        except ChildWorkflowError:
+            await opening
+            raise
+        self._status.restore = restored
+        if restored.published is None:
+            await opening
+            self._enter("failed", f"the restore ended {restored.state}: {restored.why}")
+            raise ApplicationError(
+                f"the region stays in buffered mode: {self._status.why}",
+                type="FailOverFailed",
+                non_retryable=True,
+            )
+        opening.cancel()  # a snapshot that comes later than the store itself is of no use
+        with contextlib.suppress(asyncio.CancelledError):
+            await opening
+
+    def _open_snapshot(self) -> "asyncio.Task[None]":
+        """Have reads answered beside the restore; where that fails, they know the buffer alone."""
+
+        async def opened() -> None:
+            try:
+                self._status.reads = await workflow.execute_activity(
+                    "open_snapshot",
+                    self._scratch,
+                    result_type=OpenedSnapshot,
+                    summary="restore the newest snapshot on the side, for reading",
+                    start_to_close_timeout=DRAIN,
+                    heartbeat_timeout=QUICK,
+                    retry_policy=PERSISTENT,
+                    cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+                )
+            except ActivityError as error:
+                self._status.no_reads = (
+                    "the store was there before it"
+                    if is_cancelled_exception(error)
+                    else plain_words(error)
+                )
+            self._enter(self._status.state, self._status.why)
+
+        return asyncio.create_task(opened())
+
+    async def _close_snapshot(self) -> None:
+        step = CloseSnapshot(scratch=self._scratch, opened=self._status.reads)
+        await _activity("close_snapshot", step, int, "remove the snapshot", QUICK)
 
     async def _degrade(self, request: FailOverRequest) -> None:
         within = None
@@ -110,6 +163,10 @@ class FailOver:
         lines = [f"**{state}**{': ' + why if why else ''}"]
         if (verdict := self._request.verdict) is not None:
             lines += [f"- found since {verdict.since:%H:%M:%S}: {verdict.why}"]
+        if (reads := self._status.reads) is not None:
+            lines += [f"- reads are answered as of {reads.at:%Y-%m-%d %H:%M:%S}"]
+        elif self._status.no_reads:
+            lines += [f"- reads know the buffer alone: {self._status.no_reads}"]
         if (drained := self._status.drained) is not None:
             lines.append(
                 f"- {drained.acknowledged} writes acknowledged meanwhile: {drained.applied} "
