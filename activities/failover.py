@@ -77,7 +77,7 @@ class FailOverActivities:
 
     def _switch(self, mode: Mode, why: str, **more: object) -> Primary:
         found = self._file.read()
-        changed = {"epoch": found.epoch + 1, "mode": mode, "why": why, "database": None, **more}
+        changed = {"epoch": found.epoch + 1, "mode": mode, "why": why, **more}
         wanted = found.model_copy(update=changed)
         self._file.switch(wanted)
         return wanted

@@ -56,7 +56,7 @@ _PRIVATE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 def kv_application(
-    engine: Engine,
+    engine: Callable[[], Engine],
     region: str,
     *,
     quota_bytes: int | None = None,
@@ -66,6 +66,7 @@ def kv_application(
     """The API of one region's tenants.
 
     Args:
+        engine: of the region's primary, whichever that is when it is asked for.
         quota_bytes: limits each tenant's keys and values.
         recovery: directory that says whether the primary serves (`stores.primary`), and where
             writes are buffered while it does not; None: it always serves.

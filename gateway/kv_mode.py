@@ -22,6 +22,7 @@ from models.primary import Primary
 from models.spool import SpoolDamaged
 from stores.buffered_kv import Base, Buffer, BufferedKV
 from stores.kv import KvPage, KvValue, TenantKV
+from stores.pointer import PointerError
 from stores.primary import SPOOL, PrimaryDamaged, PrimaryFile, PrimaryWatch
 from stores.spool import Spool, SpoolError, SpoolLimits, SpoolUnavailable
 from stores.spool_files import read_spool
@@ -31,6 +32,8 @@ _WRITERS = 32
 """Threads that wait for the buffer's disk; those that wait at once share a flush."""
 _RETRY_SECONDS = 1.0
 _POLL_SECONDS = 0.2
+
+_UNSERVABLE = (PrimaryDamaged, PointerError, SpoolDamaged, SpoolError, OSError, ValueError)
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -87,11 +90,11 @@ class RegionMode:
     """Follows a region's mode.
 
     Args:
-        engine: of the database that the region's addresses name.
+        engine: of the region's primary, whichever that is when it is asked for.
         directory: of the primary's file and the spool; None: the region is always normal.
     """
 
-    engine: Engine
+    engine: Callable[[], Engine]
     region: str
     directory: Path | None
     limits: SpoolLimits = field(default_factory=SpoolLimits)
@@ -103,7 +106,7 @@ class RegionMode:
         self._refused: tuple[float, str] = (0.0, "")
         if self.directory is None:
             normal = Primary(region=self.region, epoch=0, mode="normal")
-            self._serving = Serving(normal, self.engine, None)
+            self._serving = Serving(normal, self.engine(), None)
         else:
             self._watch = PrimaryWatch(PrimaryFile(self.directory, self.region))
 
@@ -114,12 +117,23 @@ class RegionMode:
             ModeUnavailable: the mode's file or the spool is damaged, or the spool is another's.
         """
         found = self._serving
-        if found is None or (self.directory is not None and self._watch.changed()):
+        if found is None or self._changed(found):
             async with self._changing:
                 found = self._serving  # another request may have waited for the change already
-                if found is None or self._watch.changed():
+                if found is None or self._changed(found):
                     found = await asyncio.to_thread(self._change)
         return found
+
+    def _changed(self, found: Serving) -> bool:
+        """Whether the mode, or the store that serves in normal mode, is another one by now."""
+        if self.directory is None:
+            return False
+        if self._watch.changed():
+            return True
+        try:
+            return found.buffer is None and found.engine is not self.engine()
+        except PointerError:
+            return True
 
     async def call(self, serving: Serving, work: Callable[[], _T]) -> _T:
         """Run blocking work on keys of ``serving``."""
@@ -151,14 +165,15 @@ class RegionMode:
         before, self._serving = self._serving, None
         try:
             wanted = self._watch.newest()
-            if before is not None and before.primary == wanted:
+            same = before is not None and before.primary == wanted
+            if before is not None and same and before.engine is self.engine():
                 self._serving = before  # only a stale epoch was written: it is ignored
                 return before
             buffer = None if before is None else before.buffer
             if buffer is not None:
                 buffer.close()
             self._serving = found = self._open(wanted, self.directory / SPOOL, buffer)
-        except (PrimaryDamaged, SpoolDamaged, SpoolError, OSError, ValueError) as error:
+        except _UNSERVABLE as error:
             if before is not None and before.buffer is not None:
                 before.buffer.close()
             self._refused = (time.monotonic() + _RETRY_SECONDS, str(error))
@@ -169,7 +184,7 @@ class RegionMode:
 
     def _open(self, wanted: Primary, spool: Path, closed: Buffer | None) -> Serving:
         """Bring ``wanted`` into force; ``closed`` is the buffer that was, if there was one."""
-        engine = self.engine if wanted.database is None else engine_for(wanted.database)
+        engine = self.engine()
         if wanted.mode == "normal":
             left = read_spool(spool)
             if left is not None and left.records:

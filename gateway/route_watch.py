@@ -6,8 +6,10 @@ moved, by whatever process, is brought into force here, within about twice `POLL
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from gateway.publisher import GatewayError, RoutePublisher
+from stores.pointer import PointerError
 from stores.shards import ShardStore
 from stores.sql import StoreUnavailable
 
@@ -16,8 +18,10 @@ POLL_SECONDS = 0.2
 _log = logging.getLogger(__name__)
 
 
-async def watch_routes(shards: ShardStore, publisher: RoutePublisher, region: str) -> None:
-    """Publish whenever the routes stay behind the store, until cancelled.
+async def watch_routes(
+    store: Callable[[], ShardStore], publisher: RoutePublisher, region: str
+) -> None:
+    """Publish whenever the routes stay behind the region's primary, until cancelled.
 
     Trouble with the store or with Envoy is logged once and tried again: routes that are in force
     stay in force meanwhile.
@@ -25,13 +29,14 @@ async def watch_routes(shards: ShardStore, publisher: RoutePublisher, region: st
     behind, trouble = 0, ""
     while True:
         try:
+            shards = store()
             generation = await asyncio.to_thread(shards.generation)
             # Behind at two looks: what an activation is just publishing itself is left to it.
             if behind and publisher.generation() < behind:
                 await asyncio.to_thread(publisher.publish_routes, shards.routes, behind)
             behind = generation if publisher.generation() < generation else 0
             trouble = ""
-        except (GatewayError, StoreUnavailable) as error:
+        except (GatewayError, PointerError, StoreUnavailable) as error:
             if str(error) != trouble:
                 _log.warning("routes of %s are not up to date: %s", region, error)
             trouble = str(error)

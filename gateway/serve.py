@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 
 from aiohttp import web
+from sqlalchemy import Engine
 
 from gateway.bootstrap import LOOPBACK
 from gateway.kv_api import kv_application
@@ -15,10 +16,11 @@ from gateway.route_watch import watch_routes
 from models.addresses import RegionAddresses
 from models.config import load_config
 from stores.ledger import Ledger
+from stores.pointer import PointerError, PrimaryEngine, PrimaryPointer
 from stores.primary import PrimaryDamaged, PrimaryFile
 from stores.shards import ShardStore
 from stores.spool import SpoolLimits
-from stores.sql import StoreUnavailable, create_all, engine_for
+from stores.sql import StoreUnavailable, create_all
 
 DRAIN_SECONDS = 10.0
 _SETTLE_SECONDS = 0.05
@@ -26,39 +28,57 @@ _SETTLE_SECONDS = 0.05
 _log = logging.getLogger(__name__)
 
 
-def run_gateway(regions: Sequence[RegionAddresses]) -> int:
+_Pointers = Callable[[str], PrimaryPointer]
+
+
+def run_gateway(regions: Sequence[RegionAddresses], pointers: _Pointers | None = None) -> int:
     """Serve until SIGTERM or SIGINT, then finish the requests that are under way.
+
+    Args:
+        pointers: where it is said which store is a region's primary; without it, the one that the
+            addresses name is, for ever.
 
     Each API answers ``/healthz`` on its port. Returns the process's exit code: 1, after a message
     in the log, when a port is taken, or when a database does not answer at the start although its
     region is in normal mode.
     """
     try:
-        asyncio.run(_serve(regions))
-    except (OSError, StoreUnavailable, PrimaryDamaged) as error:
+        primaries = [
+            PrimaryEngine(each.database, None if pointers is None else pointers(each.region))
+            for each in regions
+        ]
+        asyncio.run(_serve(list(zip(regions, primaries, strict=True))))
+    except (OSError, StoreUnavailable, PrimaryDamaged, PointerError) as error:
         _log.error("gateway: %s", error)
         return 1
     return 0
 
 
-async def _serve(regions: Sequence[RegionAddresses]) -> None:
+async def _serve(regions: Sequence[tuple[RegionAddresses, PrimaryEngine]]) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     async with AsyncExitStack() as running:
-        for region in regions:
-            runner = await _start(region)
+        for region, primary in regions:
+            runner = await _start(region, primary)
             running.push_async_callback(_stop, runner)
-            running.enter_context(_watching(region))
+            running.enter_context(_watching(region, primary))
             _log.info("gateway: %s serves state on port %d", region.region, region.gateway.kv_port)
         await stopping.wait()
 
 
 @contextmanager
-def _watching(region: RegionAddresses) -> Iterator[None]:
-    engine = engine_for(region.database)
-    shards = ShardStore(engine, Ledger(engine, region.region), region.region)
+def _watching(region: RegionAddresses, primary: PrimaryEngine) -> Iterator[None]:
+    found: dict[Engine, ShardStore] = {}
+
+    def shards() -> ShardStore:
+        engine = primary()
+        if engine not in found:
+            found.clear()
+            found[engine] = ShardStore(engine, Ledger(engine, region.region), region.region)
+        return found[engine]
+
     publisher = RoutePublisher(region.gateway, region.region)
     task = asyncio.create_task(watch_routes(shards, publisher, region.region))
     try:
@@ -67,12 +87,11 @@ def _watching(region: RegionAddresses) -> Iterator[None]:
         task.cancel()
 
 
-async def _start(region: RegionAddresses) -> web.AppRunner:
-    engine = engine_for(region.database)
+async def _start(region: RegionAddresses, primary: PrimaryEngine) -> web.AppRunner:
     if _normal(region):
-        await asyncio.to_thread(create_all, engine)
+        await asyncio.to_thread(create_all, primary())
     application = kv_application(
-        engine, region.region, recovery=region.recovery, limits=_limits(region)
+        primary, region.region, recovery=region.recovery, limits=_limits(region)
     )
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=DRAIN_SECONDS)
     await runner.setup()
@@ -87,11 +106,10 @@ def _limits(region: RegionAddresses) -> SpoolLimits:
 
 
 def _normal(region: RegionAddresses) -> bool:
-    """Whether the database that the addresses name is there to serve."""
+    """Whether the region's primary is there to serve."""
     if region.recovery is None:
         return True
-    primary = PrimaryFile(region.recovery, region.region).read()
-    return primary.mode == "normal" and primary.database is None
+    return PrimaryFile(region.recovery, region.region).read().mode == "normal"
 
 
 async def _stop(runner: web.AppRunner) -> None:

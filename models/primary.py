@@ -19,7 +19,6 @@ class Primary(BaseModel):
     """The state of a region's request path; whoever changes it takes a higher epoch.
 
     Attributes:
-        database: URL of the primary; None: the one that the region's addresses name.
         snapshot: URL of the store that is read while the primary is down, as it was at
             ``snapshot_at``; None: there is none, and only buffered keys can be answered for.
         why: for people.
@@ -30,12 +29,11 @@ class Primary(BaseModel):
     region: RegionCode
     epoch: int = Field(ge=0, le=LARGEST_EPOCH)
     mode: Mode
-    database: str | None = None
     snapshot: str | None = None
     snapshot_at: AwareDatetime | None = None
     why: str = Field(default="", max_length=500)
 
-    @field_validator("database", "snapshot")
+    @field_validator("snapshot")
     @classmethod
     def _no_password(cls, url: str | None) -> str | None:
         if url is not None and urlsplit(url).password is not None:

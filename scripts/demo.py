@@ -1,4 +1,4 @@
-"""The main job, for real: 10,000 tenants, a good rollout, a bad one stopped, receipts verified."""
+"""The main job, for real: 10,000 tenants, a good rollout, a bad one stopped, a database lost."""
 
 import argparse
 import asyncio
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+from demo_recovery import outage, tampered_backup
 from rich.console import Console
 
 from models.bundle import read_bundle
@@ -76,11 +77,15 @@ def _story(home: Path, given: argparse.Namespace) -> bool:
         bad = asyncio.run(_roll_out(BAD))
         _title("6. Two that never start: one was altered, one has a critical vulnerability")
         refused = [asyncio.run(_roll_out(each)) for each in (TAMPERED, VULNERABLE)]
-    _title("7. What the load saw")
+        _title("7. Region eu loses its database while its tenants write")
+        came_back = outage(console)
+    _title("8. A backup that somebody changed")
+    not_believed = tampered_backup(console)
+    _title("9. What the load saw")
     clean = _run(
         [sys.executable, str(ROOT / "scripts" / "check_load.py"), str(record), "--home", str(home)]
     )
-    _title("8. The receipts, and what they answer")
+    _title("10. The receipts, and what they answer")
     verified = _chainring("receipts", "verify")
     now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
     answered = _chainring("forensics", "at", now, "--shard", "eu-001")
@@ -90,7 +95,7 @@ def _story(home: Path, given: argparse.Namespace) -> bool:
         and bad.state == RolloutState.ROLLED_BACK
         and all(each.state == RolloutState.REFUSED for each in refused)
     )
-    return as_hoped and clean and verified and answered
+    return all((as_hoped, came_back, not_believed, clean, verified, answered))
 
 
 def _tamper(home: Path) -> None:

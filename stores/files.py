@@ -38,6 +38,31 @@ def sync_directory(path: Path) -> None:
         os.close(handle)
 
 
+class FileWatch:
+    """Notices that a file was replaced by a look at its inode, at microseconds a look."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[int, int, int] | None = None
+        self._read = False
+
+    def changed(self) -> bool:
+        """Whether it was replaced, made or removed since `seen`; true before that."""
+        return not self._read or self.look() != self._seen
+
+    def look(self) -> tuple[int, int, int] | None:
+        """What tells one state of it from another; to be had before its content is read."""
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    def seen(self, look: tuple[int, int, int] | None) -> None:
+        """Its content was read after this look."""
+        self._seen, self._read = look, True
+
+
 @contextmanager
 def file_lock(path: Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
     """Hold an advisory lock on ``path``; the system lets go of it when the process ends.

@@ -1,14 +1,16 @@
 """Which store is a region's primary: a small file beside the region's addresses.
 
-It changes only to a higher epoch. Every process of the region reads it when it starts, and starts
-again when it changes.
+It changes only to a higher epoch. The gateway and the release host go on with the new store at
+once; the region's worker starts again on it.
 """
 
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlalchemy import Engine
 
-from stores.files import file_lock, write_atomic
+from stores.files import FileWatch, file_lock, write_atomic
+from stores.sql import engine_for
 
 
 class Pointer(BaseModel):
@@ -62,3 +64,36 @@ class PrimaryPointer:
                     f"epoch {found.epoch}"
                 )
             write_atomic(self.path, pointer.model_dump_json(indent=1).encode())
+
+
+class PrimaryEngine:
+    """The engine of a region's primary, whichever that is when it is asked for.
+
+    Args:
+        configured: URL of the database that is the primary as long as the pointer names none.
+        pointer: None: the primary never changes.
+    """
+
+    def __init__(self, configured: str, pointer: PrimaryPointer | None = None) -> None:
+        self._configured = configured
+        self._pointer = pointer
+        self._watch = None if pointer is None else FileWatch(pointer.path)
+        self._engine: Engine | None = None
+
+    def __call__(self) -> Engine:
+        """The engine; microseconds where nothing has changed.
+
+        Raises:
+            PointerError: the pointer's file is damaged.
+        """
+        if self._engine is None or (self._watch is not None and self._watch.changed()):
+            self._engine = engine_for(self._newest())
+        return self._engine
+
+    def _newest(self) -> str:
+        if self._pointer is None or self._watch is None:
+            return self._configured
+        look = self._watch.look()
+        found = self._pointer.read()
+        self._watch.seen(look)
+        return self._configured if found is None else found.database

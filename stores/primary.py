@@ -4,12 +4,11 @@ The file and the spool of the region's buffer lie in one directory, which outliv
 """
 
 from pathlib import Path
-from typing import NamedTuple
 
 from pydantic import ValidationError
 
 from models.primary import Primary
-from stores.files import file_lock, write_atomic
+from stores.files import FileWatch, file_lock, write_atomic
 
 PRIMARY = "primary.json"
 SPOOL = "spool"
@@ -81,23 +80,17 @@ class PrimaryFile:
             write_atomic(self.path, wanted.model_dump_json(indent=2).encode() + b"\n")
 
 
-class _Stat(NamedTuple):
-    inode: int
-    modified: int
-    size: int
-
-
 class PrimaryWatch:
-    """Notices changes of the file by a look at its inode, at microseconds a look."""
+    """Notices changes of the file."""
 
     def __init__(self, file: PrimaryFile) -> None:
         self._file = file
-        self._seen: _Stat | None = None
+        self._watch = FileWatch(file.path)
         self._newest: Primary | None = None
 
     def changed(self) -> bool:
         """Whether the file was replaced since `newest` read it."""
-        return self._newest is None or self._stat() != self._seen
+        return self._watch.changed()
 
     def newest(self) -> Primary:
         """The state of the highest epoch that was ever seen.
@@ -105,16 +98,9 @@ class PrimaryWatch:
         Raises:
             PrimaryDamaged: the file cannot be read; `changed` stays true.
         """
-        seen = self._stat()
+        look = self._watch.look()
         found = self._file.read()
-        self._seen = seen
+        self._watch.seen(look)
         if self._newest is None or found.epoch > self._newest.epoch:
             self._newest = found
         return self._newest
-
-    def _stat(self) -> _Stat | None:
-        try:
-            found = self._file.path.stat()
-        except OSError:
-            return None
-        return _Stat(found.st_ino, found.st_mtime_ns, found.st_size)

@@ -192,6 +192,7 @@ def write(engine: Engine, *, lock: str = FLEET_LOCK) -> Iterator[Connection]:
                     text("SELECT pg_advisory_xact_lock(:key)"), {"key": _lock_key(lock)}
                 )
             yield connection
+            _require_in_place(connection)
 
 
 @contextmanager
@@ -268,9 +269,54 @@ def _open_sqlite(address: URL) -> Engine:
     engine = create_engine(
         address, pool_size=8, max_overflow=24, connect_args={"factory": _SqliteConnection}
     )
+    place = _Place(path)
+    event.listen(engine, "do_connect", place.require)
     event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "connect", place.remember)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+class _Place:
+    """Where the file of a SQLite engine is, and which file it was when it was opened.
+
+    A file that is deleted lives on for whoever has it open. Nobody else will ever see what is
+    written there, so nothing is; nor is an empty one made in its place.
+    """
+
+    KEY = "chainring_place"
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._opened = False
+
+    def require(self, *_connecting: Any) -> None:
+        """Before a connection is made."""
+        if self._opened and not self._path.exists():
+            raise StoreUnavailable("unreachable", f"{self._path} is not there any more")
+
+    def remember(self, _connection: sqlite3.Connection, record: Any) -> None:
+        """After it was made."""
+        self._opened = True
+        record.info[self.KEY] = (self._path, self._identity())
+
+    def _identity(self) -> tuple[int, int]:
+        found = self._path.stat()
+        return found.st_dev, found.st_ino
+
+
+def _require_in_place(connection: Connection) -> None:
+    """Before a commit: see that the file is still the one that the path names."""
+    place = connection.info.get(_Place.KEY)
+    if place is None:
+        return
+    path, identity = place
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise StoreUnavailable("unreachable", f"{path}: {error.strerror}") from None
+    if (found.st_dev, found.st_ino) != identity:
+        raise StoreUnavailable("unreachable", f"{path} was replaced by another file")
 
 
 class _SqliteConnection(sqlite3.Connection):

@@ -35,7 +35,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 @pytest.fixture
 async def api(engine: Engine) -> AsyncIterator[TestClient]:
-    async with TestClient(TestServer(kv_application(engine, REGION))) as client:
+    async with TestClient(TestServer(kv_application(lambda: engine, REGION))) as client:
         yield client
 
 
@@ -237,7 +237,7 @@ async def test_a_wrong_parameter_is_named(api: TestClient, query: str, field: st
 
 
 async def test_a_full_quota_is_409(engine: Engine):
-    app = kv_application(engine, REGION, quota_bytes=100)
+    app = kv_application(lambda: engine, REGION, quota_bytes=100)
     async with TestClient(TestServer(app)) as api:
         await refused(await api.put("/_kv/k", data=b"x" * 100, headers=HOST_A), 409, "value")
         assert (await api.put("/_kv/k", data=b"x" * 99, headers=HOST_A)).status == 200

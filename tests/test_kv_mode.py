@@ -24,6 +24,7 @@ from models.addresses import RegionAddresses
 from models.primary import Primary
 from stores.drain import drain_and_clear
 from stores.kv import TenantKV
+from stores.pointer import Pointer, PrimaryEngine, PrimaryPointer
 from stores.primary import SPOOL, PrimaryFile
 from stores.spool import Spool, SpoolLimits, SpoolOwned
 from stores.spool_files import open_spool
@@ -87,7 +88,7 @@ def region(tmp_path: Path) -> Region:
 
 
 def application(region: Region, **more):
-    return kv_application(region.engine, REGION, recovery=region.directory, **more)
+    return kv_application(lambda: region.engine, REGION, recovery=region.directory, **more)
 
 
 @pytest.fixture
@@ -350,3 +351,24 @@ def wait_for(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+async def test_a_restored_store_is_served_at_once_by_the_process_that_runs(
+    tmp_path: Path, region: Region
+):
+    """A primary whose file was deleted takes no write any more, though the process has it open."""
+    pointer = PrimaryPointer(tmp_path / "primary.json")
+    primary = PrimaryEngine(region.url, pointer)
+    restored = f"sqlite:///{tmp_path}/restored.db"
+    create_all(open_engine(restored))
+    app = kv_application(primary, REGION, recovery=region.directory)
+    async with TestClient(TestServer(app)) as client:
+        assert (await client.put("/_kv/k", data=b"first", headers=HOST)).status == 200
+        for path in tmp_path.glob("eu.db*"):
+            path.unlink()
+        assert (await client.put("/_kv/k", data=b"lost", headers=HOST)).status == 503
+        pointer.move(Pointer(store="0" * 32, epoch=2, database=restored))
+        assert (await client.put("/_kv/k", data=b"second", headers=HOST)).status == 200
+        pointer.path.write_text("{")
+        assert (await client.get("/_kv/k", headers=HOST)).status == 503
+    assert TenantKV(open_engine(restored), "a").get("k").value == b"second"

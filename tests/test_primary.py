@@ -80,7 +80,7 @@ def test_a_damaged_file_is_named_and_never_guessed_at(
     [
         ("snapshot", {"snapshot": "sqlite:///x"}),
         ("snapshot", {"snapshot_at": datetime(2026, 1, 1, tzinfo=UTC)}),
-        ("database", {"database": "postgresql+psycopg://u:secret@h/d"}),
+        ("snapshot", {"snapshot": "postgresql+psycopg://u:secret@h/d"}),
         ("epoch", {"epoch": 1 << 17}),
     ],
 )

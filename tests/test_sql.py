@@ -251,3 +251,31 @@ def test_table_gives_the_core_table() -> None:
     from models.tables_fleet import ShardRow
 
     assert table(ShardRow).name == "shard"
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_nothing_is_written_into_a_file_that_is_not_there_any_more(
+    tmp_path: Path, replaced: bool
+) -> None:
+    """Who has a deleted file open could write there, and nobody would ever see it."""
+    url = f"sqlite:///{tmp_path}/a.db"
+    engine = open_engine(url)
+    with write(engine) as connection:
+        connection.execute(text("CREATE TABLE t (n INTEGER)"))
+    for path in tmp_path.glob("a.db*"):
+        path.unlink()
+    if replaced:
+        (tmp_path / "a.db").touch()
+    with (
+        pytest.raises(StoreUnavailable, match=r"a\.db.*(No such file|replaced)") as caught,
+        write(engine) as connection,
+    ):
+        connection.execute(text("INSERT INTO t VALUES (1)"))
+    assert caught.value.kind == "unreachable"
+    with read(engine) as connection:  # what it had can still be backed up
+        assert connection.execute(text("SELECT count(*) FROM t")).scalar() == 0
+    engine.dispose()
+    if not replaced:
+        with pytest.raises(StoreUnavailable, match="is not there any more"), read(engine):
+            pass
+        assert list(tmp_path.iterdir()) == []

@@ -3,12 +3,12 @@
 from gateway.serve import run_gateway
 from models.addresses import RegionAddresses
 from stores.primary import PrimaryFile
-from workers.primary import end_when_primary_changes, require_primary
-from workers.settings import load_region
+from workers.primary import require_primary
+from workers.settings import load_region, primary_pointer
 
 
 def serve_gateway(regions: list[str]) -> int:
-    """Serve the regions' KV and routes until told to stop, or until one has another primary.
+    """Serve the regions' KV and routes until told to stop, each by whatever is its primary.
 
     Raises:
         SettingsError: a region's addresses are wrong, or its store is lost.
@@ -17,8 +17,7 @@ def serve_gateway(regions: list[str]) -> int:
     for each in addresses:
         if not _buffers(each):
             require_primary(each)
-    end_when_primary_changes(regions)
-    return run_gateway(addresses)
+    return run_gateway(addresses, primary_pointer)
 
 
 def _buffers(addresses: RegionAddresses) -> bool:
