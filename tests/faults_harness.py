@@ -437,7 +437,9 @@ def _environments() -> Iterator[dict[str, str]]:
 async def _open_workflows(stack: Stack) -> Any:
     for namespace in ("control", *REGIONS):
         client = await stack.client(namespace)
-        async for found in client.list_workflows('ExecutionStatus = "Running"'):
+        # A region's watch is meant to run for ever.
+        query = 'ExecutionStatus = "Running" AND WorkflowType != "WatchRegion"'
+        async for found in client.list_workflows(query):
             yield f"{client.namespace}: {found.id}"
 
 

@@ -27,6 +27,11 @@ heartbeat_timeout_seconds = 12
 """
 )
 UP = "from workers.cli import main; main()"
+QUICK_TO_NOTICE = """
+[failure_detection]
+heartbeat_interval_seconds = 2
+heartbeat_timeout_seconds = 8
+"""
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +165,7 @@ def test_a_lost_store_fails_over_and_nothing_acknowledged_is_missing(stack: Stac
         while not over.done():
             put(number)
             number += 1
+            time.sleep(0.01)  # each is read back below
         status = over.result()
 
     assert status["state"] == "normal" and status["restore"]["report"]["gap"] is None
@@ -246,21 +252,15 @@ def test_status_of_a_stack_that_is_down_is_exit_code_3(tmp_path: Path) -> None:
     assert "chainring up" in ended.stderr
 
 
-def test_down_ends_every_process_and_up_again_keeps_the_state(tmp_path: Path) -> None:
-    """Detached, as an operator starts it."""
-    home = tmp_path / "home"
-    config = tmp_path / "fleet.toml"
-    config.write_text(CONFIG)
-    assert _up(home, "--config", str(config), "--temporal-port", "0").returncode == 0
-    stack = Stack(home, subprocess.Popen(["true"]))
+def test_down_ends_every_process_and_up_again_keeps_the_state(stack: Stack) -> None:
+    """The last test here: the stack that the others had is down after it. It comes up detached."""
+    supervisor = json.loads((stack.home / "stack" / "state.json").read_text())["pid"]
+    family = psutil.Process(supervisor).children(recursive=True)
+    port = stack.addresses("control")["temporal"]["address"]
+    stack.chainring("down")
+    assert not [process for process in family if process.is_running()]
     try:
-        stack.chainring("fleet", "seed", "--tenants", "400", "--shards", "20")
-        supervisor = json.loads((home / "stack" / "state.json").read_text())["pid"]
-        family = psutil.Process(supervisor).children(recursive=True)
-        port = stack.addresses("control")["temporal"]["address"]
-        stack.chainring("down")
-        assert not [process for process in family if process.is_running()]
-        assert _up(home).returncode == 0
+        assert _up(stack.home).returncode == 0
         assert stack.addresses("control")["temporal"]["address"] == port
         shown = stack.json("fleet", "show")
         assert sum(region["tenants"] for region in shown) == 400
