@@ -28,6 +28,7 @@ from sqlalchemy import Engine, text
 
 from gateway.envoy import KV_PREFIX, tenant_of
 from gateway.kv_mode import ModeUnavailable, RegionMode, Serving, TenantKeys
+from gateway.notice_api import NoticeApi
 from stores.kv import (
     ABSENT,
     LARGEST_VALUE,
@@ -82,6 +83,8 @@ def kv_application(
     app.router.add_get(_KEY_PATH, _get)
     app.router.add_put(_KEY_PATH, _put)
     app.router.add_delete(_KEY_PATH, _delete)
+    if recovery is not None:
+        app.router.add_routes(NoticeApi(recovery, region, _tenant).routes())
     return app
 
 

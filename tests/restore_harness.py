@@ -12,14 +12,17 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import Worker
 
 from activities.failover import FailOverActivities
+from activities.notices import NoticeActivities
 from activities.recovery import RecoveryActivities
 from activities.snapshot_reads import SnapshotReadActivities
 from models.recovery import RestoreRequest, RestoreStatus
 from stores.checkpoints import CheckpointFiles, default_directory
+from stores.notices import NoticeBoard
 from stores.pointer import Pointer, PrimaryPointer
 from stores.shipping import Shipper
 from stores.snapshots import Snapshotter
 from stores.sql import open_engine
+from stores.webhook import Webhook
 from workers.process import activities_of, sandbox
 from workers.recovery import RECOVERY_WORKFLOWS
 
@@ -86,7 +89,11 @@ class Recovery:
 
 @asynccontextmanager
 async def recovery_worker(
-    directory: Path, client: Client, *, more: Callable[[Recovery], Sequence[object]] = lambda _: ()
+    directory: Path,
+    client: Client,
+    *,
+    more: Callable[[Recovery], Sequence[object]] = lambda _: (),
+    webhook: Webhook | None = None,
 ) -> AsyncIterator[Recovery]:
     """``more``: further holders of activities."""
     made = Recovery(directory, client)
@@ -100,11 +107,15 @@ async def recovery_worker(
         key=made.backup.key.public(REGION),
         unseal=made.backup.seals.unseal,
     )
+    (directory / "path").mkdir(exist_ok=True)
+    notices = NoticeActivities(
+        NoticeBoard(directory / "path", REGION), wanted=lambda: True, webhook=webhook
+    )
     async with Worker(
         client,
         task_queue=QUEUE,
         workflows=RECOVERY_WORKFLOWS,
-        activities=activities_of(made.activities, failover, reads, *more(made)),
+        activities=activities_of(made.activities, failover, reads, notices, *more(made)),
         activity_executor=ThreadPoolExecutor(4),
         workflow_runner=sandbox(),
     ):

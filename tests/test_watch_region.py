@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from recovery_harness import REGION
-from restore_harness import QUEUE
+from restore_harness import QUEUE, until_restore
 from rollout_harness import Plane
 from temporalio.client import WorkflowUpdateFailedError
 from watch_harness import watched_region
@@ -85,6 +85,7 @@ async def test_a_failover_that_a_person_started_is_not_doubled(
         status = await region.until(lambda found: found.failover == started.workflow)
         assert status.state == "failing over" and "found" in status.why
         restore = plane.client.get_workflow_handle(f"{started.workflow}/restore")
+        await until_restore(restore, "waiting")
         await restore.execute_update("accept_gap", ANA)
         status = await region.until(lambda found: bool(found.ended))
         assert status.verdict is None
