@@ -37,6 +37,7 @@ class Recovery:
         self.client = client
         self.url = f"sqlite:///{directory}/region.db"
         self._open: AbstractContextManager[Shipper] | None = None
+        self.make_worker: Callable[[], Worker]
         self.backup = Backup(open_engine(self.url), directory)
         self.pointer = PrimaryPointer(directory / "primary.json")
         found = self.backup.identity
@@ -55,6 +56,15 @@ class Recovery:
             certificates=directory / "certificates",
             version="test",
         )
+
+    async def up(self) -> None:
+        """Start a worker."""
+        self._worker = self.make_worker()
+        await self._worker.__aenter__()
+
+    async def down(self) -> None:
+        """End it, as for an update of its machine."""
+        await self._worker.__aexit__(None, None, None)
 
     def primary(self) -> Pointer:
         found = self.pointer.read()
@@ -111,17 +121,22 @@ async def recovery_worker(
     notices = NoticeActivities(
         NoticeBoard(directory / "path", REGION), wanted=lambda: True, webhook=webhook
     )
-    async with Worker(
+    holders = (made.activities, failover, reads, notices, *more(made))
+    made.make_worker = lambda: Worker(
         client,
         task_queue=QUEUE,
         workflows=RECOVERY_WORKFLOWS,
-        activities=activities_of(made.activities, failover, reads, notices, *more(made)),
+        activities=activities_of(*holders),
         activity_executor=ThreadPoolExecutor(4),
         workflow_runner=sandbox(),
-    ):
+    )
+    await made.up()
+    try:
         yield made
-    made.close()
-    made.backup.engine.dispose()
+    finally:
+        await made.down()
+        made.close()
+        made.backup.engine.dispose()
 
 
 async def restore_status(handle: Handle) -> RestoreStatus:

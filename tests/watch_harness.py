@@ -80,7 +80,12 @@ class Watched:
 
 @asynccontextmanager
 async def watched_region(
-    directory: Path, client: Client, *, automatic: bool = True, webhook: Webhook | None = None
+    directory: Path,
+    client: Client,
+    *,
+    automatic: bool = True,
+    webhook: Webhook | None = None,
+    rounds: int = 500,
 ) -> AsyncIterator[Watched]:
     """A region whose backup has everything, and whose watch has begun to probe."""
     seen = Seen()
@@ -103,7 +108,10 @@ async def watched_region(
         recovery.backup.work(5)
         recovery.backup.ship()
         watch: Watch = await client.start_workflow(
-            "WatchRegion", WatchRequest(), id=f"watch/{uuid.uuid4().hex[:8]}", task_queue=QUEUE
+            "WatchRegion",
+            WatchRequest(rounds=rounds),
+            id=f"watch/{uuid.uuid4().hex[:8]}",
+            task_queue=QUEUE,
         )
         made = Watched(recovery, watch, seen, mode)
         try:
