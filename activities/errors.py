@@ -26,6 +26,7 @@ from stores.restore import GoalUnknown, RestoreMismatch
 from stores.restore_plan import NothingToRestore
 from stores.snapshots import SnapshotMismatch
 from stores.vulnerability_feeds import FeedError
+from stores.webhook import WebhookRefused
 from stores.witness import HeadRefused
 
 FINAL: tuple[type[Exception], ...] = (
@@ -53,6 +54,7 @@ FINAL: tuple[type[Exception], ...] = (
     StaleEpoch,
     TargetRefused,
     ValidationError,
+    WebhookRefused,
 )
 
 _Params = ParamSpec("_Params")

@@ -23,6 +23,7 @@ DOMAIN = "fleet.internal"
 ROUTES_NAME = "tenants"
 KV_CLUSTER = "tenant-kv"
 KV_PREFIX = "/_kv"
+NOTICES_PREFIX = "/_notices"
 UNREADY = -1
 """The generation of a gateway that has not been given a route table yet."""
 
@@ -151,19 +152,24 @@ def _check_tenants(table: RouteTable) -> None:
 
 
 def _shard_host(route: ShardRoute, region: str) -> Message:
-    kv: Message = {
-        "match": {"path_separated_prefix": KV_PREFIX},
+    ours = [_own_route(KV_PREFIX), _own_route(NOTICES_PREFIX)]
+    return {
+        "name": f"shard/{route.shard}",
+        "domains": [tenant_host(tenant, region) for tenant in route.tenants],
+        "response_headers_to_add": [_header("x-chainring-shard", route.shard)],
+        "routes": [*ours, _release_route(route)],
+    }
+
+
+def _own_route(prefix: str) -> Message:
+    """What the gateway's own process serves."""
+    return {
+        "match": {"path_separated_prefix": prefix},
         "route": {
             "cluster": KV_CLUSTER,
             "timeout": ROUTE_TIMEOUT,
             "retry_policy": _SAFE_RETRIES,
         },
-    }
-    return {
-        "name": f"shard/{route.shard}",
-        "domains": [tenant_host(tenant, region) for tenant in route.tenants],
-        "response_headers_to_add": [_header("x-chainring-shard", route.shard)],
-        "routes": [kv, _release_route(route)],
     }
 
 

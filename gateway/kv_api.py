@@ -28,6 +28,8 @@ from sqlalchemy import Engine, text
 
 from gateway.envoy import KV_PREFIX, tenant_of
 from gateway.kv_mode import ModeUnavailable, RegionMode, Serving, TenantKeys
+from gateway.metrics import RegionMetrics
+from gateway.notice_api import NoticeApi
 from stores.kv import (
     ABSENT,
     LARGEST_VALUE,
@@ -45,6 +47,7 @@ _T = TypeVar("_T")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _MODE = web.AppKey("mode", RegionMode)
+_METRICS = web.AppKey("metrics", RegionMetrics)
 _REGION = web.AppKey("region", str)
 _QUOTA = web.AppKey("quota", int)
 _SERVING = web.RequestKey("serving", Serving)
@@ -73,16 +76,20 @@ def kv_application(
         limits: of the buffer.
     """
     app = web.Application(client_max_size=LARGEST_VALUE, middlewares=[_errors_as_json])
-    app[_MODE] = RegionMode(engine, region, recovery, limits or SpoolLimits())
+    app[_MODE] = mode = RegionMode(engine, region, recovery, limits or SpoolLimits())
+    app[_METRICS] = RegionMetrics(mode)
     app[_REGION] = region
     if quota_bytes is not None:
         app[_QUOTA] = quota_bytes
     app.cleanup_ctx.append(_following)
     app.router.add_get("/healthz", _health)
+    app.router.add_get("/metrics", app[_METRICS].answer)
     app.router.add_get(KV_PREFIX, _list)
     app.router.add_get(_KEY_PATH, _get)
     app.router.add_put(_KEY_PATH, _put)
     app.router.add_delete(_KEY_PATH, _delete)
+    if recovery is not None:
+        app.router.add_routes(NoticeApi(recovery, region, _tenant).routes())
     return app
 
 
@@ -227,6 +234,8 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
     try:
         answer = await handler(request)
     except Exception as error:
+        if isinstance(error, SpoolFull):
+            request.app[_METRICS].refused()
         answer = _refusal(error)
     if _SERVING in request:
         answer.headers.update(request[_SERVING].headers())

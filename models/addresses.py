@@ -66,6 +66,15 @@ class BackupAddress(_Addresses):
     )
 
 
+class WebhookAddress(_Addresses):
+    """Who is told what the region's tenants are told."""
+
+    url: str = Field(pattern=r"^https?://[^\s@]+$", description="takes notices by POST")
+    key_file: Path | None = Field(
+        default=None, description="HMAC key of the signature; without it nothing is signed"
+    )
+
+
 class VerificationAddress(_Addresses):
     """What the control worker judges releases by, and where it keeps what it judged."""
 
@@ -200,6 +209,9 @@ class RegionAddresses(_Addresses):
         default=None,
         description="directory of the primary's file and the write buffer; without it the region "
         "has no degraded mode",
+    )
+    webhook: WebhookAddress | None = Field(
+        default=None, description="told of each notice to the tenants; it delays nothing"
     )
     prometheus: str | None = Field(default=None, description="base URL; Envoy's own when absent")
     backup: BackupAddress | None = Field(

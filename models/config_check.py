@@ -68,6 +68,7 @@ ENFORCED: dict[str, str] = {
     "audit_trail.forensics_enabled": "`chainring forensics` answers from the receipts",
     "failure_detection.checksum_validation": "every read of a tenant's value checks its SHA-256",
     "failover.automatic_failover_enabled": "the watch of a region starts its failover",
+    "failover.notify_tenants": "a failover puts notices into the inbox that each tenant has",
     "failover.failover_timeout_seconds": "a verdict that writes are not buffered on by then is "
     "too old: the store is probed again",
     "failure_detection.heartbeat_interval_seconds": "how often the watch probes a region's store",
@@ -100,7 +101,6 @@ NOT_ENFORCED: dict[str, str] = {
     "enforcement.access_origin_validation": "the origin of a request is not looked at yet",
     "failover.recovery_chain_validation": "a region that comes back is not made to verify its "
     "chain first; `chainring receipts verify` does",
-    "failover.notify_tenants": "tenants see it in the answers' headers alone",
     "backup.retention_days": "nothing of a backup is removed yet",
     "backup.backup_validation_sampling_percent": "no backup is validated by itself yet; "
     "`chainring restore --dry-run` restores one on the side",

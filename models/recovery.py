@@ -202,5 +202,7 @@ class FailOverStatus(BaseModel):
     reads: OpenedSnapshot | None = None
     no_reads: str = Field(default="", description="why reads know only what is in the buffer")
     normal_at: AwareDatetime | None = None
+    notices: list[int] = Field(default_factory=list, description="numbers; what tenants were told")
+    not_told: str = Field(default="", description="why tenants were not told")
     restore: RestoreStatus | None = None
     drained: Drained | None = None

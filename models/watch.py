@@ -44,11 +44,13 @@ class WatchRequest(_Model):
     Attributes:
         ended: when failovers ended, the oldest first.
         standing: the verdict that is not dealt with.
+        rounds: after so many it goes on with a history of its own.
     """
 
     ended: tuple[AwareDatetime, ...] = ()
     standing: Verdict | None = None
     paused: Decision | None = None
+    rounds: int = Field(default=500, ge=1)
 
 
 class WatchStep(_Model):

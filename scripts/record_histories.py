@@ -33,6 +33,7 @@ from rollout_harness import (
     until,
 )
 from temporalio.client import WorkflowFailureError
+from test_notices import receiving
 from test_production import Source, until_production
 from vulnerability_harness import directory, osv
 from watch_harness import watched_region
@@ -41,6 +42,8 @@ from models.ids import short
 from models.production import ProductionState
 from models.recovery import GapDecision, SnapshotRequest
 from models.watch import Decision
+from stores.notices import NoticeBoard
+from stores.webhook import Webhook
 
 HISTORIES = ROOT / "tests" / "histories"
 Scenario = Callable[[Plane, Fleet], Awaitable[dict[str, Any]]]
@@ -246,8 +249,9 @@ async def restored(plane: Plane, _fleet: Fleet) -> dict[str, Any]:
 
 async def watched(plane: Plane, _fleet: Fleet) -> dict[str, Any]:
     """A person pauses the watch and resumes it; then the store is lost and failed over."""
-    with tempfile.TemporaryDirectory() as directory:
-        async with watched_region(Path(directory), plane.client) as region:
+    with tempfile.TemporaryDirectory() as directory, receiving(200) as receiver:
+        hook = Webhook(receiver.url)
+        async with watched_region(Path(directory), plane.client, webhook=hook) as region:
             decision = Decision(actor="ana", reason="recorded")
             await region.watch.execute_update("pause", decision)
             await region.until(lambda found: found.state == "paused")
@@ -257,7 +261,10 @@ async def watched(plane: Plane, _fleet: Fleet) -> dict[str, Any]:
             await region.until(lambda found: bool(found.ended))
             await region.until_probed()
             over = plane.client.get_workflow_handle((await region.status()).failover)
-        return {"watch-region": region.watch, "fail-over": over}
+            (first, _) = NoticeBoard(Path(directory) / "path", "eu").inbox("any-tenant")
+            told = plane.client.get_workflow_handle(f"notice/eu/1-{first.id[:6]}")
+            await told.result()
+        return {"watch-region": region.watch, "fail-over": over, "deliver-notice": told}
 
 
 SCENARIOS: list[Scenario] = [

@@ -111,6 +111,7 @@ class Buffer:
         """Held by a writer that asks the base: many at once take the interpreter from the one that
         flushes, and all are slower (measured)."""
         self._tenants: dict[str, _Overlay] = {}
+        self._drained = (len(records or []), sum(len(each.payload) for each in records or []))
         for record in records or []:
             write = read_write(record.payload, number=record.number)
             self._overlay(write.tenant).durable[write.key] = _State(write.version, write.value)
@@ -124,6 +125,11 @@ class Buffer:
     def fill(self) -> float:
         """How full the spool is, from 0 to 1."""
         return 0.0 if self.spool is None else self.spool.fill
+
+    @property
+    def used(self) -> tuple[int, int]:
+        """How many records it holds, and their bytes; what is being drained, without its frames."""
+        return self._drained if self.spool is None else self.spool.used
 
     def close(self) -> None:
         """Take no more writes; what it holds can still be read."""

@@ -136,7 +136,12 @@ class Spool:
     @property
     def fill(self) -> float:
         """How full it is, from 0 to 1; drained records count until they are cleared."""
-        return self.limits.fill(self._last - self._oldest.first + 1, self._size)
+        return self.limits.fill(*self.used)
+
+    @property
+    def used(self) -> tuple[int, int]:
+        """How many records it holds, and their bytes on disk."""
+        return self._last - self._oldest.first + 1, self._size
 
     def submit(
         self, payload: bytes, settled: Callable[[bool], None] = lambda _kept: None

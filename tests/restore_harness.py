@@ -12,14 +12,17 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import Worker
 
 from activities.failover import FailOverActivities
+from activities.notices import NoticeActivities
 from activities.recovery import RecoveryActivities
 from activities.snapshot_reads import SnapshotReadActivities
 from models.recovery import RestoreRequest, RestoreStatus
 from stores.checkpoints import CheckpointFiles, default_directory
+from stores.notices import NoticeBoard
 from stores.pointer import Pointer, PrimaryPointer
 from stores.shipping import Shipper
 from stores.snapshots import Snapshotter
 from stores.sql import open_engine
+from stores.webhook import Webhook
 from workers.process import activities_of, sandbox
 from workers.recovery import RECOVERY_WORKFLOWS
 
@@ -34,6 +37,7 @@ class Recovery:
         self.client = client
         self.url = f"sqlite:///{directory}/region.db"
         self._open: AbstractContextManager[Shipper] | None = None
+        self.make_worker: Callable[[], Worker]
         self.backup = Backup(open_engine(self.url), directory)
         self.pointer = PrimaryPointer(directory / "primary.json")
         found = self.backup.identity
@@ -52,6 +56,15 @@ class Recovery:
             certificates=directory / "certificates",
             version="test",
         )
+
+    async def up(self) -> None:
+        """Start a worker."""
+        self._worker = self.make_worker()
+        await self._worker.__aenter__()
+
+    async def down(self) -> None:
+        """End it, as for an update of its machine."""
+        await self._worker.__aexit__(None, None, None)
 
     def primary(self) -> Pointer:
         found = self.pointer.read()
@@ -86,7 +99,11 @@ class Recovery:
 
 @asynccontextmanager
 async def recovery_worker(
-    directory: Path, client: Client, *, more: Callable[[Recovery], Sequence[object]] = lambda _: ()
+    directory: Path,
+    client: Client,
+    *,
+    more: Callable[[Recovery], Sequence[object]] = lambda _: (),
+    webhook: Webhook | None = None,
 ) -> AsyncIterator[Recovery]:
     """``more``: further holders of activities."""
     made = Recovery(directory, client)
@@ -100,17 +117,26 @@ async def recovery_worker(
         key=made.backup.key.public(REGION),
         unseal=made.backup.seals.unseal,
     )
-    async with Worker(
+    (directory / "path").mkdir(exist_ok=True)
+    notices = NoticeActivities(
+        NoticeBoard(directory / "path", REGION), wanted=lambda: True, webhook=webhook
+    )
+    holders = (made.activities, failover, reads, notices, *more(made))
+    made.make_worker = lambda: Worker(
         client,
         task_queue=QUEUE,
         workflows=RECOVERY_WORKFLOWS,
-        activities=activities_of(made.activities, failover, reads, *more(made)),
+        activities=activities_of(*holders),
         activity_executor=ThreadPoolExecutor(4),
         workflow_runner=sandbox(),
-    ):
+    )
+    await made.up()
+    try:
         yield made
-    made.close()
-    made.backup.engine.dispose()
+    finally:
+        await made.down()
+        made.close()
+        made.backup.engine.dispose()
 
 
 async def restore_status(handle: Handle) -> RestoreStatus:

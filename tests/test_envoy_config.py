@@ -42,8 +42,10 @@ def test_each_shard_is_a_virtual_host_of_exact_names():
 
 
 def test_a_shard_without_a_release_keeps_its_state_but_answers_503():
-    kv, release = hosts_of(render_routes(table(7, digest(1)), REGION))["shard/eu-002"]["routes"]
+    hosts = hosts_of(render_routes(table(7, digest(1)), REGION))
+    kv, notices, release = hosts["shard/eu-002"]["routes"]
     assert kv["match"] == {"path_separated_prefix": "/_kv"}
+    assert notices["match"] == {"path_separated_prefix": "/_notices"}
     assert release["direct_response"]["status"] == 503
 
 

@@ -28,7 +28,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def recovery(plane: Plane, tmp_path: Path) -> AsyncIterator[Recovery]:
-    (tmp_path / "path").mkdir()
     async with recovery_worker(tmp_path, plane.client) as made:
         made.backup.work(10)
         made.backup.snapshot()

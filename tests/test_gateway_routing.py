@@ -146,7 +146,8 @@ def test_paths_are_normalised_before_they_are_routed(fleet: Fleet):
 
 
 @pytest.mark.parametrize(
-    "path", ["/_kv", "/_kv/key", "/_kv?prefix=a", "//_kv/key", "/x/../_kv/key", "/%5fkv/key"]
+    "path",
+    ["/_kv", "/_kv/key", "/_kv?prefix=a", "//_kv/key", "/x/../_kv/key", "/%5fkv/key", "/_notices"],
 )
 def test_state_never_goes_to_a_release(fleet: Fleet, path: str):
     answer = fleet.envoy.get("a", path)

@@ -174,6 +174,8 @@ def test_a_lost_store_fails_over_and_nothing_acknowledged_is_missing(stack: Stac
     assert _soon(lambda: ask(stack, "eu", tenant, "/_kv/k3").content == b"3", 30)
     for number in acknowledged:
         assert ask(stack, "eu", tenant, f"/_kv/k{number}").content == b"%d" % number
+    told = ask(stack, "eu", tenant, "/_notices").json()["notices"]
+    assert [each["kind"] for each in told] == ["degraded", "normal"]
     assert stack.json("tenants", "list", "--region", "eu") == wanted
     stack.wait_ready()
     port = stack.addresses("eu")["backup"]["metrics_port"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from recovery_harness import REGION
-from restore_harness import QUEUE
+from restore_harness import QUEUE, until_restore
 from rollout_harness import Plane
 from temporalio.client import WorkflowUpdateFailedError
 from watch_harness import watched_region
@@ -85,6 +85,7 @@ async def test_a_failover_that_a_person_started_is_not_doubled(
         status = await region.until(lambda found: found.failover == started.workflow)
         assert status.state == "failing over" and "found" in status.why
         restore = plane.client.get_workflow_handle(f"{started.workflow}/restore")
+        await until_restore(restore, "waiting")
         await restore.execute_update("accept_gap", ANA)
         status = await region.until(lambda found: bool(found.ended))
         assert status.verdict is None
@@ -118,3 +119,27 @@ async def test_it_is_paused_and_resumed_by_people(plane: Plane, tmp_path: Path) 
         await region.watch.execute_update("resume", ANA, result_type=WatchStatus)
         await region.until(lambda found: found.state == "watching")
         await region.until_probed()
+
+
+async def test_a_new_history_goes_on_with_what_the_old_one_knew(
+    plane: Plane, tmp_path: Path
+) -> None:
+    async with watched_region(tmp_path, plane.client, automatic=False, rounds=1) as region:
+        first = (await region.watch.describe()).run_id
+        region.lose_the_store()
+        status = await region.until(lambda found: found.state == "alarm")
+        assert status.verdict and (await region.watch.describe()).run_id != first
+        handle = plane.client.get_workflow_handle(region.watch.id)
+        await handle.execute_update("pause", ANA, result_type=WatchStatus)
+        status = await region.until(lambda found: found.state == "paused")
+        assert status.verdict and status.paused == ANA
+
+
+async def test_another_worker_goes_on_with_the_watch(plane: Plane, tmp_path: Path) -> None:
+    async with watched_region(tmp_path, plane.client) as region:
+        await region.recovery.down()
+        await region.recovery.up()
+        await region.until_probed(2)
+        region.lose_the_store()
+        status = await region.until(lambda found: bool(found.ended))
+        assert status.verdict is None

@@ -18,6 +18,7 @@ from models.probe import Pace, Probe, Verdict
 from models.watch import WatchRequest, WatchSettings, WatchStatus
 from stores.primary import PrimaryFile
 from stores.probe import Prober
+from stores.webhook import Webhook
 
 RULES = Pace(interval=0.2, beside=2.0, patience=5.0, slow=10.0)
 Watch = WorkflowHandle[object, None]
@@ -79,12 +80,16 @@ class Watched:
 
 @asynccontextmanager
 async def watched_region(
-    directory: Path, client: Client, *, automatic: bool = True
+    directory: Path,
+    client: Client,
+    *,
+    automatic: bool = True,
+    webhook: Webhook | None = None,
+    rounds: int = 500,
 ) -> AsyncIterator[Watched]:
     """A region whose backup has everything, and whose watch has begun to probe."""
     seen = Seen()
     settings = WatchSettings(interval=1, timeout=10, automatic=automatic, initiate_within=60)
-    (directory / "path").mkdir()
     mode = PrimaryFile(directory / "path", REGION)
 
     def activities(recovery: Recovery) -> list[object]:
@@ -97,13 +102,16 @@ async def watched_region(
         )
         return [made]
 
-    async with recovery_worker(directory, client, more=activities) as recovery:
+    async with recovery_worker(directory, client, more=activities, webhook=webhook) as recovery:
         recovery.backup.work(10)
         recovery.backup.snapshot()
         recovery.backup.work(5)
         recovery.backup.ship()
         watch: Watch = await client.start_workflow(
-            "WatchRegion", WatchRequest(), id=f"watch/{uuid.uuid4().hex[:8]}", task_queue=QUEUE
+            "WatchRegion",
+            WatchRequest(rounds=rounds),
+            id=f"watch/{uuid.uuid4().hex[:8]}",
+            task_queue=QUEUE,
         )
         made = Watched(recovery, watch, seen, mode)
         try:

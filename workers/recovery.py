@@ -6,21 +6,28 @@ It needs no region's store to start: when one is lost, this is what brings it ba
 import asyncio
 import threading
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 from prometheus_client import start_http_server
 
 from activities.failover import FailOverActivities
+from activities.notices import NoticeActivities
+from models.addresses import RegionAddresses
+from models.config import load_config
+from stores.notices import NoticeBoard
+from stores.webhook import Webhook
 from workers.backup import RegionBackup
 from workers.process import activities_of, connect, log, make_worker, stop_asked
 from workers.settings import SettingsError, load_region
 from workers.temporal_setup import RECOVERY_QUEUE
 from workers.watch import watch_activities
+from workflows.deliver_notice import DeliverNotice
 from workflows.fail_over import FailOver
 from workflows.restore_region import RestoreRegion
 from workflows.snapshot_region import SnapshotRegion
 from workflows.watch_region import WatchRegion
 
-RECOVERY_WORKFLOWS = [SnapshotRegion, RestoreRegion, FailOver, WatchRegion]
+RECOVERY_WORKFLOWS = [SnapshotRegion, RestoreRegion, FailOver, WatchRegion, DeliverNotice]
 
 
 async def run_recovery(regions: list[str]) -> int:
@@ -42,6 +49,7 @@ async def run_recovery(regions: list[str]) -> int:
         if addresses.recovery is not None:
             holders.append(FailOverActivities(region, addresses.recovery, backup.primary))
             holders.append(backup.snapshot_reads(addresses.recovery))
+            holders.append(_notices(addresses, addresses.recovery))
             holders.append(watch_activities(backup, addresses.recovery, addresses.config))
         temporal = addresses.temporal.model_copy(update={"task_queue": RECOVERY_QUEUE})
         client = await connect(temporal, otlp_endpoint=addresses.otlp_endpoint)
@@ -73,3 +81,13 @@ async def run_recovery(regions: list[str]) -> int:
         for thread in threads:
             await asyncio.to_thread(thread.join)
     return 0
+
+
+def _notices(addresses: RegionAddresses, directory: Path) -> NoticeActivities:
+    """What tells the region's tenants; ``directory``: where the gateway looks for it."""
+    hook = addresses.webhook
+    return NoticeActivities(
+        NoticeBoard(directory, addresses.region),
+        wanted=lambda: load_config(addresses.config.read_text()).failover.notify_tenants,
+        webhook=None if hook is None else Webhook(hook.url, hook.key_file),
+    )

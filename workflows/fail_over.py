@@ -6,14 +6,16 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy
+from temporalio.common import RetryPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import (
     ActivityError,
     ApplicationError,
     ChildWorkflowError,
+    WorkflowAlreadyStartedError,
     is_cancelled_exception,
 )
 
+from models.notices import NoticeKind, Posted
 from models.recovery import (
     CloseSnapshot,
     Degraded,
@@ -78,7 +80,9 @@ class FailOver:
         await self._degrade(request)
         self._status.degraded_at = workflow.now()
         self._enter("restoring")
+        telling = asyncio.create_task(self._tell("degraded", QUICK))
         await self._restore(request)
+        await telling
         self._enter("draining")
         drain = DrainStore(
             actor=request.actor,
@@ -93,6 +97,7 @@ class FailOver:
         self._status.normal_at = workflow.now()
         self._enter("normal")
         await self._close_snapshot()
+        await self._tell("normal", DRAIN)
 
     async def _restore(self, request: FailOverRequest) -> None:
         """Restore the store; where that does not come to its end, reads go on from a snapshot."""
@@ -144,6 +149,28 @@ class FailOver:
             self._enter(self._status.state, self._status.why)
 
         return asyncio.create_task(opened())
+
+    async def _tell(self, kind: NoticeKind, within: timedelta) -> None:
+        """Tell the tenants; where that cannot be done, nothing waits for it."""
+        try:
+            posted = await _activity(
+                "post_notice", kind, Posted, f"tell the tenants: {kind}", QUICK, within
+            )
+        except ActivityError as error:
+            self._status.not_told = f"{kind}: {plain_words(error)}"
+            return
+        if (notice := posted.notice) is None:
+            return
+        self._status.notices.append(notice.number)
+        if posted.deliver:
+            with contextlib.suppress(WorkflowAlreadyStartedError):
+                await workflow.start_child_workflow(
+                    "DeliverNotice",
+                    notice,
+                    id=f"notice/{notice.region}/{notice.number}-{notice.id[:6]}",
+                    parent_close_policy=workflow.ParentClosePolicy.ABANDON,
+                    id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                )
 
     async def _close_snapshot(self) -> None:
         step = CloseSnapshot(scratch=self._scratch, opened=self._status.reads)

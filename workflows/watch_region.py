@@ -55,12 +55,19 @@ class WatchRegion:
 
     @workflow.run
     async def run(self, request: WatchRequest) -> None:
-        while not workflow.info().is_continue_as_new_suggested():
+        for _ in range(request.rounds):
             await self._round()
+            if workflow.info().is_continue_as_new_suggested():
+                break
         await workflow.wait_condition(workflow.all_handlers_finished)
         status = self._status
         workflow.continue_as_new(
-            WatchRequest(ended=tuple(status.ended), standing=status.verdict, paused=status.paused)
+            WatchRequest(
+                ended=tuple(status.ended),
+                standing=status.verdict,
+                paused=status.paused,
+                rounds=request.rounds,
+            )
         )
 
     @workflow.query
