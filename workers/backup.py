@@ -115,8 +115,11 @@ class RegionBackup:
 
     def catch_up(self) -> None:
         """See `activities.recovery.Follower`."""
-        with contextlib.suppress(ChangelogBroken, HeadRefused, *_LATER), self._lock:
-            self._follow().ship_all()
+        gives_nothing = (ChangelogBroken, HeadRefused, NotProtected, StoreUnavailable)
+        with contextlib.suppress(*gives_nothing), self._lock:
+            shipper = self._follow()
+            shipper.ship_all()
+            self._have_a_base(shipper)
 
     def round(self) -> None:
         """Ship what there is, measure what there is not, fence what was the primary before."""
