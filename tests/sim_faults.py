@@ -145,11 +145,11 @@ class Faults:
 
         class Stepping(sqlite3.Connection):
             def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
-                if sql != "COMMIT":
+                if sql not in ("COMMIT", "ROLLBACK"):
                     return super().execute(sql, *args)
-                faults.step("before tree commit")
+                faults.step(f"before tree's {sql}")
                 done = super().execute(sql, *args)
-                faults.step("after tree commit")
+                faults.step(f"after tree's {sql}")
                 return done
 
         def connect(*args: Any, **kwargs: Any) -> sqlite3.Connection:

@@ -22,10 +22,11 @@ from models.fleet import TenantState
 from models.receipts import Draft
 from models.recovery import BuildStore, RestoreRequest, SnapshotRequest
 from models.restore import Goal
-from stores.changelog import NotProtected
+from stores.changelog import NotProtected, identity
 from stores.fleet import Asked
 from stores.kv import TenantKV, VersionConflict
 from stores.objects import ObjectError
+from stores.restore_target import drop_target, target_url
 from stores.snapshots import SnapshotMismatch
 from stores.spool import SpoolError
 from stores.sql import StoreUnavailable
@@ -95,7 +96,7 @@ class History:
         self.trace.append(f"{len(self.trace):3d} {name}: {said}")
 
     def _advance(self, work: Work) -> str:
-        if work.waiting:
+        if work.waiting and work.decision is None:
             return self._decide(work)
         try:
             return next(work.steps)
@@ -180,9 +181,11 @@ class History:
 
     def _tenant_of(self, writer: Writer, tenant: str, key: str) -> str:
         asked = Asked(actor="sim", key=key)
-        there = self.world.document(writer.primary.database, ("tenant", tenant)) if (
-            writer.primary.database not in self.world.destroyed
-        ) else None
+        there = (
+            self.world.document(writer.primary.database, ("tenant", tenant))
+            if (writer.primary.database not in self.world.destroyed)
+            else None
+        )
         active = TenantState.ACTIVE.value.encode()
         after = TenantState.SUSPENDED.value.encode() if there == active else active
         operation = Operation(("tenant", tenant), after)
@@ -226,10 +229,11 @@ class History:
         url, store = writer.primary.database, writer.store
         if operation.value is None and operation.doc not in model.expected(store):
             return  # there was nothing to remove
+        late = ""
         if store != world.primary().store:
             if url not in world.lowered:
                 raise Violation(f"a store that was the primary took {operation}")
-            operation.lost = "a store took it that was cut off when another became the primary"
+            late = "a store took it that was cut off when another became the primary"
         found = world.document(url, operation.doc)
         if found != operation.value:
             raise Violation(f"acknowledged, but {found!r} is there: {operation}")
@@ -237,6 +241,7 @@ class History:
         if operation.doc[0] == "receipt" and known == operation.value:
             return  # it was there already: the answer of the first request was lost
         model.happened(operation, store, world.seq(url))
+        operation.lost = late
 
     def _resolve(self, writer: Writer, operation: Operation, records: int | None) -> None:
         """Find out whether a write that nobody acknowledged took effect."""
@@ -253,8 +258,6 @@ class History:
             return
         if found != operation.value:
             raise Violation(f"{found!r} is there after {operation}")
-        if writer.store != world.primary().store:
-            operation.lost = "nobody was told of it"
         world.model.happened(operation, writer.store, world.seq(url))
 
     def _ask_again(self) -> str:
@@ -428,11 +431,10 @@ class History:
             return f"{goal.seq}: waits: {error}"
         pointer = primary.model_copy(update={"store": restored})
         wanted = _until(world, primary.store, report.reached_seq)
-        from stores.restore_target import target_url
-
         url = target_url(primary.database, restored)
         found = world.documents(url)
-        world.activity("discard_store", restored)
+        with world.faults.paused():
+            drop_target(url)
         if found != wanted:
             raise Violation(f"change {report.reached_seq} of {pointer.store[:8]} is another state")
         return f"{goal.seq}: {report.reached_seq} of {report.target_seq}"
@@ -447,31 +449,38 @@ class History:
         for url in sorted(world.faults.down - world.destroyed):
             world.bring_back(url)
         self._note("the end", self._mend_bucket())
-        for work in [each for each in self.works if not each.ended]:
-            self._finish(work)
-        if not world.reachable(world.primary().database) or world.mode().mode != "normal":
-            self._recover()
+        if not world.reachable(world.primary().database):
+            self.works.append(self._workflows.fail_over())
+        self._finish()
+        if world.mode().mode != "normal" or not self._takes_writes():
+            self.works.append(self._workflows.fail_over())
+            self._finish()
+            if (ended := self.works[-1].ended) != "normal":
+                raise Violation(f"the backup is whole, and the last failover {ended}")
         world.stop_writer()
         self._note("last round", self._round())
         self._judge()
 
-    def _recover(self) -> None:
-        work = self._workflows.fail_over()
-        self.works.append(work)
-        self._finish(work)
-        if work.ended != "normal":
-            raise Violation(f"the backup is whole, and {work.name} {work.ended}")
+    def _takes_writes(self) -> bool:
+        """Whether the primary is there and not fenced by a restore that was given up."""
+        world = self.world
+        if not world.reachable(world.primary().database):
+            return False
+        with world.looking(world.primary().database) as engine:
+            return not identity(engine, REGION).fenced
 
-    def _finish(self, work: Work) -> None:
+    def _finish(self) -> None:
+        """Advance what is under way, in turn, until it ends."""
         for _ in range(_PATIENCE):
-            if work.ended:
-                return
-            if work.waiting:
-                work.decision = False
-                self._note(work.name, "given up")
-            self._follow()
-            self._note(work.name, self._advance(work))
-        raise Violation(f"{work.name} does not end")
+            for work in [each for each in self.works if not each.ended]:
+                if work.waiting and work.decision is None:
+                    work.decision = False
+                    self._note(work.name, "given up")
+                self._follow()
+                self._note(work.name, self._advance(work))
+        for work in self.works:
+            if not work.ended:
+                raise Violation(f"{work.name} does not end")
 
     def _judge(self) -> None:
         world = self.world
@@ -550,9 +559,7 @@ class Outcome:
 def simulate(seed: int, database: Database | None = None, length: int = 60) -> Outcome:
     """Play one seed's history in a directory of its own."""
     shared = Path("/dev/shm")
-    home = Path(
-        tempfile.mkdtemp(prefix="chainring-sim-", dir=shared if shared.is_dir() else None)
-    )
+    home = Path(tempfile.mkdtemp(prefix="chainring-sim-", dir=shared if shared.is_dir() else None))
     try:
         world = World(home, seed, database or (lambda name: f"sqlite:///{home}/{name}.db"))
         history = History(world, length)
@@ -561,7 +568,7 @@ def simulate(seed: int, database: Database | None = None, length: int = 60) -> O
                 history.run()
             except Violation as violation:
                 return Outcome(seed, str(violation), tuple(history.trace))
-            except Exception as error:
+            except (Exception, Killed) as error:
                 said = f"{type(error).__name__}: {error}"
                 return Outcome(seed, f"nobody expected {said}", tuple(history.trace))
         return Outcome(seed, "", tuple(history.trace))

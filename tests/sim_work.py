@@ -82,9 +82,7 @@ class Workflows:
             raise Refused(f"the restore ended {work.ended}")
         work.ended = ""
         drain = DrainStore(actor="ana", reason="drill", workflow=work.name, rebuilt=True)
-        found: list[Any] = []
-        yield from self._act("drain_buffer", drain, found)
-        self._drained()
+        yield from self._act("drain_buffer", drain, [])
         work.ended = "normal"
 
     def _restore(self, work: Work) -> Steps:
@@ -108,7 +106,6 @@ class Workflows:
         step = BuildStore(request=request, restored=restored, workflow=work.name)
         yield from self._act("build_store", step, made)
         report = made[0].report
-        self._check_report(report)
         accepted = None
         if not report.complete:
             work.waiting = True
@@ -147,6 +144,10 @@ class Workflows:
             before = world.primary()
             try:
                 found.append(world.activity(name, argument, self._beat(name)))
+                if isinstance(found[0], BuiltStore):
+                    self._check_report(found[0].report)
+                if isinstance(argument, DrainStore):
+                    self._drained()
                 self._moved(before, argument)
                 yield name
                 return
@@ -172,7 +173,8 @@ class Workflows:
         world = self._world
 
         def marks() -> None:
-            world.note_marks(world.primary())
+            if world.primary().database not in world.destroyed:
+                world.note_marks(world.primary())
 
         return marks if name == "drain_buffer" else (lambda: None)
 
@@ -192,7 +194,10 @@ class Workflows:
             raise Violation(f"the head is {report.expected_seq}, {shipped} was shipped")
         if report.reached_seq < report.expected_seq:
             gap = report.gap
-            if gap is None or (gap.first, gap.last) != (report.reached_seq + 1, report.expected_seq):
+            if gap is None or (gap.first, gap.last) != (
+                report.reached_seq + 1,
+                report.expected_seq,
+            ):
                 raise Violation(f"reached {report.reached_seq}, the gap is {gap}")
 
     def _moved(self, before: Any, argument: Any) -> None:

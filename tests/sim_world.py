@@ -184,13 +184,13 @@ class World:
 
     def seq(self, database: str) -> int:
         """The last change of a store."""
-        with self._looking(database) as engine, read(engine) as connection:
+        with self.looking(database) as engine, read(engine) as connection:
             return last_seq(connection)
 
     def documents(self, database: str) -> dict[Doc, bytes]:
         """Everything that operations made, as it is in a store; checks every digest and chain."""
         found: dict[Doc, bytes] = {}
-        with self._looking(database) as engine:
+        with self.looking(database) as engine:
             for tenant in TENANTS:
                 kv, after = TenantKV(engine, tenant), None
                 while True:
@@ -224,7 +224,7 @@ class World:
     def note_marks(self, pointer: Pointer) -> None:
         """Tell the model which buffered writes a store has got."""
         marks = table(BufferMarkRow)
-        with self._looking(pointer.database) as engine, read(engine) as connection:
+        with self.looking(pointer.database) as engine, read(engine) as connection:
             rows = connection.execute(select(marks.c.number, marks.c.applied)).all()
             seq = last_seq(connection)
         for number, applied in sorted(rows):
@@ -286,7 +286,7 @@ class World:
             self.model.happened(Operation(doc, value, acknowledged=True), found.id, 0)
 
     @contextlib.contextmanager
-    def _looking(self, database: str) -> Iterator[Engine]:
+    def looking(self, database: str) -> Iterator[Engine]:
         """See a database past all faults."""
         with self.faults.paused():
             for path in _files(database)[:1]:
