@@ -22,7 +22,7 @@ from stores.objects import ObjectDamaged, ObjectExists
 from stores.oci import ReleaseError
 from stores.pointer import PointerError
 from stores.region_state import StaleEpoch
-from stores.restore import GoalUnknown, RestoreMismatch
+from stores.restore import GoalUnknown, RestoreMismatch, StoreWentOn
 from stores.restore_plan import NothingToRestore
 from stores.snapshots import SnapshotMismatch
 from stores.vulnerability_feeds import FeedError
@@ -52,6 +52,7 @@ FINAL: tuple[type[Exception], ...] = (
     RestoreMismatch,
     SnapshotMismatch,
     StaleEpoch,
+    StoreWentOn,
     TargetRefused,
     ValidationError,
     WebhookRefused,

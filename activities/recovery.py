@@ -12,6 +12,7 @@ from temporalio import activity
 from activities.errors import final_errors
 from models.backup_file import Unseal
 from models.checkpoint import open_checkpoint
+from models.claim import LARGEST_CLAIM, Claim, read_claim
 from models.receipts import Draft
 from models.recovery import (
     BuildStore,
@@ -23,7 +24,7 @@ from models.recovery import (
     SnapshotRequest,
 )
 from models.restore_certificate import Times
-from stores.backup_layout import certificate_name, epoch_name
+from stores.backup_layout import certificate_name, epoch_name, manifests
 from stores.certifying import certify
 from stores.changelog import NotProtected, fence
 from stores.checkpoints import CheckpointFiles
@@ -32,16 +33,16 @@ from stores.files import write_atomic
 from stores.keys import SigningKey
 from stores.ledger import Ledger
 from stores.objects import ObjectStore
-from stores.pointer import Pointer, PrimaryPointer
+from stores.pointer import Pointer, PointerError, PrimaryPointer
 from stores.processes import ProcessStore
 from stores.region_state import jump_generation
-from stores.restore import Restorer, Target
+from stores.restore import Restorer, StoreWentOn, Target
 from stores.restore_plan import BackupReader, NothingToRestore
 from stores.restore_target import create_target, drop_target, target_url, without_password
 from stores.shards import ShardStore
 from stores.snapshots import Snapshotter
 from stores.sql import StoreUnavailable, open_engine, open_scratch, settle, write
-from stores.witness import Witness
+from stores.witness import Witness, open_head
 
 ROUTES_AHEAD = 100_000
 """The lost store may have published routes that its backup does not know: count on far above them,
@@ -51,6 +52,9 @@ or the routes of the restored one would pass for old."""
 FENCE_S = 30.0
 """A former primary that hangs is fenced when it answers again; nothing waits for that."""
 
+BUSY = ("locked", "overloaded")
+"""Kinds of `StoreUnavailable` of a store that is there."""
+
 
 class Follower(Protocol):
     """What follows the region's primary; it may be gone just now."""
@@ -59,7 +63,10 @@ class Follower(Protocol):
         """Raises `StoreUnavailable` where the primary does not answer."""
 
     def catch_up(self) -> None:
-        """Ship what the primary still has to give; does nothing where it gives nothing."""
+        """Ship what the primary still has to give; does nothing where it gives nothing.
+
+        Raises `ObjectError` or `OSError` where the backup does not take it.
+        """
 
 
 class RecoveryActivities:
@@ -120,7 +127,7 @@ class RecoveryActivities:
         """Restore into a database beside the primary; begun again it starts anew."""
         request, primary = step.request, self._primary()
         self._follower.catch_up()
-        source = request.store or primary.store
+        source = request.store or self._backed_up(primary)
         note = request.head.encode() if request.head else self._witness.head(self._region, source)
         if note is None:
             raise NothingToRestore(
@@ -138,13 +145,15 @@ class RecoveryActivities:
                 checkpoints=[open_checkpoint(each, [public]) for each in notes],
                 progress=activity.heartbeat,
             )
-            target = Target(engine, step.restored, primary.epoch + 1)
+            target = Target(engine, step.restored, self._free_epoch(primary.epoch, step.restored))
             report = restorer.restore(target, note, request.goal)
         finally:
             engine.dispose()
         settle(url)
         wanted = notes[-1].decode() if notes and report.receipts_expected else ""
-        return BuiltStore(report=report, head=note.decode(), checkpoint=wanted)
+        return BuiltStore(
+            report=report, head=note.decode(), checkpoint=wanted, replaces=primary.store
+        )
 
     @activity.defn
     @final_errors
@@ -174,16 +183,19 @@ class RecoveryActivities:
         """Fence the old primary, write the receipt into the new one, and point at it."""
         primary = self._primary()
         if primary.store != step.restored:
+            if step.replaces not in ("", primary.store):
+                raise PointerError(f"{primary.store} became the primary while the restore ran")
             url = target_url(primary.database, step.restored)
             epoch = step.report.epoch
-            claim = f'{{"epoch":{epoch},"store":"{step.restored}"}}'.encode()
-            self._objects.put(epoch_name(self._region, epoch), claim)
-            with contextlib.suppress(StoreUnavailable):  # gone: fenced as soon as it is back
-                fence_store(primary.database, self._region, epoch)
+            claim = Claim(epoch=epoch, store=step.restored, source=step.report.source_store)
+            self._objects.put(epoch_name(self._region, epoch), claim.encoded())
+            if self._fence_former(primary, epoch) and step.latest:
+                self._require_all(primary, step)
             self._record(url, step)
             former = (*primary.former, primary.database)
-            primary = Pointer(store=step.restored, epoch=epoch, database=url, former=former)
-            self._pointer.move(primary)
+            found = Pointer(store=step.restored, epoch=epoch, database=url, former=former)
+            self._pointer.move(found, replaces=primary)
+            primary = found
         return Published(
             region=self._region,
             store=primary.store,
@@ -200,6 +212,59 @@ class RecoveryActivities:
             return False
         drop_target(target_url(primary.database, restored))
         return True
+
+    def _claim(self, epoch: int) -> Claim | None:
+        """Whose an epoch is; None where nobody has claimed it."""
+        name = epoch_name(self._region, epoch)
+        if self._objects.stat(name) is None:
+            return None
+        return read_claim(self._objects.get(name, LARGEST_CLAIM))
+
+    def _free_epoch(self, epoch: int, restored: str) -> int:
+        """The next epoch that no other store has claimed: a publication may have been given up."""
+        while (claim := self._claim(epoch := epoch + 1)) and claim.store != restored:
+            pass
+        return epoch
+
+    def _backed_up(self, primary: Pointer) -> str:
+        """The primary, or while it has no backup of its own the store it was restored from."""
+        store, epoch = primary.store, primary.epoch
+        while not any(True for _ in manifests(self._objects, self._region, store)):
+            claim = self._claim(epoch)
+            if claim is None or claim.store != store or not claim.source:
+                return primary.store
+            store, epoch = claim.source, epoch - 1
+        return store
+
+    def _fence_former(self, primary: Pointer, epoch: int) -> bool:
+        """Fence what was the primary; false where it is gone: it is fenced as soon as it is back.
+
+        Raises:
+            StoreUnavailable: it is there, and too busy to be fenced.
+        """
+        try:
+            fence_store(primary.database, self._region, epoch)
+        except StoreUnavailable as error:
+            if error.kind in BUSY:
+                raise
+            return False
+        return True
+
+    def _require_all(self, primary: Pointer, step: PublishStore) -> None:
+        """See that the fenced store took no write after the head that was restored.
+
+        Raises:
+            StoreWentOn: it did; what it took is in the backup by now.
+        """
+        self._follower.catch_up()
+        note = self._witness.head(self._region, primary.store)
+        assert note is not None
+        head = open_head(note, [self._key.public(self._region)])
+        if head.size > step.report.expected_seq:
+            raise StoreWentOn(
+                f"store {primary.store} took changes {step.report.expected_seq + 1} to "
+                f"{head.size} after the restore began; it takes no more: restore once more"
+            )
 
     def _record(self, url: str, step: PublishStore) -> None:
         """The first receipt of the restored store says what it is and who made it the primary."""
@@ -252,7 +317,7 @@ def fence_store(database: str, region: str, epoch: int) -> None:
     """Have a former primary refuse every write.
 
     Raises:
-        StoreUnavailable: it does not answer.
+        StoreUnavailable: it does not answer, or is not there now.
     """
     with contextlib.suppress(NotProtected):  # something else is in its place by now
         within(FENCE_S, partial(_fence, database, region, epoch))
@@ -260,7 +325,7 @@ def fence_store(database: str, region: str, epoch: int) -> None:
 
 def _fence(database: str, region: str, epoch: int) -> None:
     if database.startswith("sqlite:///") and not Path(database.removeprefix("sqlite:///")).exists():
-        return  # nothing is there to write to, and opening it would make it
+        raise StoreUnavailable("unreachable", f"{database} is not there")  # opening would make it
     engine = open_engine(database)
     try:
         fence(engine, region, epoch=epoch, why=f"epoch {epoch} is another store's")

@@ -72,11 +72,13 @@ class BuiltStore(_Model):
     Attributes:
         head: the signed head that was to be reached.
         checkpoint: the newest checkpoint of the region's ledger then; "" when there was none.
+        replaces: the primary when it was built.
     """
 
     report: RestoreReport
     head: str
     checkpoint: str
+    replaces: str = ""
 
 
 class CertifyStore(_Model):
@@ -90,7 +92,13 @@ class CertifyStore(_Model):
 
 
 class PublishStore(_Model):
-    """Make a restored store the region's primary."""
+    """Make a restored store the region's primary.
+
+    Attributes:
+        latest: everything that the primary ever took is wanted, also what it took while the
+            restore ran.
+        replaces: the store that must still be the primary; empty: any.
+    """
 
     report: RestoreReport
     restored: str
@@ -98,6 +106,8 @@ class PublishStore(_Model):
     reason: str
     accepted: GapDecision | None = None
     workflow: str
+    latest: bool = False
+    replaces: str = ""
 
 
 class Published(_Model):

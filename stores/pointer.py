@@ -48,11 +48,15 @@ class PrimaryPointer:
             first = error.errors()[0]
             raise PointerError(f"{self.path}: {first['loc']}: {first['msg']}") from None
 
-    def move(self, pointer: Pointer) -> None:
+    def move(self, pointer: Pointer, *, replaces: Pointer | None = None) -> None:
         """Point at another store; the same again changes nothing.
 
+        Args:
+            replaces: what must be there until now; None: whatever is there.
+
         Raises:
-            PointerError: the file has this epoch or a higher one already, for another store.
+            PointerError: the file has this epoch or a higher one already, for another store, or
+                another store than that of ``replaces``.
         """
         with file_lock(self.path.with_suffix(".lock")):
             found = self.read()
@@ -63,6 +67,8 @@ class PrimaryPointer:
                     f"epoch {pointer.epoch} is stale: store {found.store} is the primary since "
                     f"epoch {found.epoch}"
                 )
+            if replaces is not None and found != replaces:
+                raise PointerError(f"another store than {replaces.store} is the primary by now")
             write_atomic(self.path, pointer.model_dump_json(indent=1).encode())
 
 

@@ -46,6 +46,10 @@ class RestoreMismatch(Exception):
     """What was restored is not what was signed."""
 
 
+class StoreWentOn(Exception):
+    """The store took writes after the head that was restored; the message says which."""
+
+
 @dataclass(frozen=True)
 class Target:
     """The empty database where a restore builds, and who the store in it will be."""

@@ -135,9 +135,12 @@ class RegionBackup:
 
         def ship() -> None:
             with self._lock:
-                self._follow().ship_all()
+                shipper = self._follow()
+                shipper.ship_all()
+                self._have_a_base(shipper)
 
-        with contextlib.suppress(ChangelogBroken, HeadRefused, *_LATER):
+        gives_nothing = (ChangelogBroken, HeadRefused, NotProtected, SnapshotMismatch)
+        with contextlib.suppress(StoreUnavailable, *gives_nothing):
             within(CATCH_UP_S, ship)
 
     @property

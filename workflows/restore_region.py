@@ -107,20 +107,35 @@ class RestoreRegion:
             await self._discard(restored)
             self._enter("given up", _missing(report))
             return
+        if await self._publish(request, built, restored):
+            await self._certify(built)
+            self._enter("published", _missing(report))
+        else:  # the old store takes no more writes now: the next restore has all of them
+            self._status.accepted = None
+            await self._restore(request, restored)
+
+    async def _publish(self, request: RestoreRequest, built: BuiltStore, restored: str) -> bool:
+        """Make the restored store the primary; false when the old one went on meanwhile."""
         self._enter("publishing")
         publish = PublishStore(
-            report=report,
+            report=built.report,
             restored=restored,
             actor=request.actor,
             reason=request.reason,
             accepted=self._status.accepted,
             workflow=workflow.info().workflow_id,
+            latest=request.goal.is_head and request.head is None and request.store is None,
+            replaces=built.replaces,
         )
-        self._status.published = await _activity(
-            "publish_store", publish, Published, "make it the primary", timedelta(minutes=5)
-        )
-        await self._certify(built)
-        self._enter("published", _missing(report))
+        try:
+            self._status.published = await _activity(
+                "publish_store", publish, Published, "make it the primary", timedelta(minutes=5)
+            )
+        except ActivityError as error:
+            if isinstance(error.cause, ApplicationError) and error.cause.type == "StoreWentOn":
+                return False
+            raise
+        return True
 
     async def _certify(self, built: BuiltStore) -> None:
         step = CertifyStore(
