@@ -31,7 +31,9 @@ from stores.sql import open_engine, table, write
 
 FROZEN = ROOT / "tests" / "fixtures" / f"backup-schema-{SCHEMA_VERSION}.zip"
 AT = datetime(2026, 11, 28, 20, 15, 1, 250, tzinfo=UTC)
-ODD = 'quote " backslash \\ slash / tab \t bell \x07 del \x7f e-acute \u00e9 emoji \U0001f600 \u2028'
+ODD = (
+    'quote " backslash \\ slash / tab \t bell \x07 del \x7f e-acute \u00e9 emoji \U0001f600 \u2028'
+)
 """What databases could spell differently."""
 
 

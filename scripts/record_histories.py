@@ -18,7 +18,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from restore_harness import QUEUE, lose_a_segment, recovery_worker, until_restore
+from restore_harness import (
+    QUEUE,
+    Recovery,
+    lose_a_segment,
+    recovery_worker,
+    until_restore,
+    until_tenant_waits,
+)
 from rollout_harness import (
     CONTROL_QUEUE,
     REGIONS,
@@ -39,6 +46,9 @@ from vulnerability_harness import directory, osv
 from models.ids import short
 from models.production import ProductionState
 from models.recovery import FailOverRequest, GapDecision, SnapshotRequest
+from models.tenant_restore import TenantRequest, TenantStatus
+from stores.kv import TenantKV
+from stores.sql import open_engine
 
 HISTORIES = ROOT / "tests" / "histories"
 Scenario = Callable[[Plane, Fleet], Awaitable[dict[str, Any]]]
@@ -231,6 +241,7 @@ async def restored(plane: Plane, _fleet: Fleet) -> dict[str, Any]:
             )
             await taken.result()
             recovery.close()
+            tenant = await _tenant_in_place(recovery)
             recovery.backup.work(5)
             recovery.backup.ship()
             lose_a_segment(recovery)
@@ -240,8 +251,8 @@ async def restored(plane: Plane, _fleet: Fleet) -> dict[str, Any]:
             await waiting.execute_update("accept_gap", decision)
             await waiting.result()
             found = {"snapshot-region": taken, "restore-region": waiting}
+            found["restore-tenant"] = tenant
         with tempfile.TemporaryDirectory() as another:
-            (Path(another) / "path").mkdir()
             async with recovery_worker(Path(another), plane.client) as recovery:
                 recovery.backup.work(10)
                 recovery.backup.snapshot()
@@ -253,6 +264,29 @@ async def restored(plane: Plane, _fleet: Fleet) -> dict[str, Any]:
                 )
                 await over.result()
         return {**found, "fail-over": over}
+
+
+async def _tenant_in_place(recovery: Recovery) -> Any:
+    """One tenant is compared with its backup, and written when somebody says so."""
+    engine = open_engine(recovery.primary().database)
+    TenantKV(engine, "tenant-1").put("new", b"1")
+    engine.dispose()
+    handle = await recovery.client.start_workflow(
+        "RestoreTenant",
+        TenantRequest(
+            tenant="tenant-1",
+            in_place=True,
+            actor="ana",
+            reason="deleted by mistake",
+        ),
+        id="restore-tenant/eu/tenant-1/1",
+        task_queue=QUEUE,
+        result_type=TenantStatus,
+    )
+    await until_tenant_waits(handle)
+    await handle.execute_update("apply", GapDecision(actor="bo", reason="agreed"))
+    await handle.result()
+    return handle
 
 
 SCENARIOS: list[Scenario] = [

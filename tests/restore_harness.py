@@ -13,7 +13,9 @@ from temporalio.worker import Worker
 
 from activities.failover import FailOverActivities
 from activities.recovery import RecoveryActivities
+from activities.tenant_restore import TenantActivities
 from models.recovery import RestoreRequest, RestoreStatus
+from models.tenant_restore import TenantStatus
 from stores.checkpoints import CheckpointFiles, default_directory
 from stores.pointer import Pointer, PrimaryPointer
 from stores.shipping import Shipper
@@ -49,6 +51,22 @@ class Recovery:
             checkpoints=CheckpointFiles(default_directory(backup.key.path), REGION),
             unseal=backup.seals.unseal,
             certificates=directory / "certificates",
+            version="test",
+        )
+
+        self.mode = directory / "path"
+        self.mode.mkdir(exist_ok=True)
+        self.quarantine = directory / "quarantine"
+        self.tenants = TenantActivities(
+            REGION,
+            primary=self.primary,
+            follower=self,
+            objects=backup.objects,
+            witness=backup.witness,
+            key=backup.key,
+            unseal=backup.seals.unseal,
+            quarantine=self.quarantine,
+            mode=self.mode,
             version="test",
         )
 
@@ -91,7 +109,7 @@ async def recovery_worker(directory: Path, client: Client) -> AsyncIterator[Reco
         client,
         task_queue=QUEUE,
         workflows=RECOVERY_WORKFLOWS,
-        activities=activities_of(made.activities, failover),
+        activities=activities_of(made.activities, made.tenants, failover),
         activity_executor=ThreadPoolExecutor(4),
         workflow_runner=sandbox(),
     ):
@@ -111,6 +129,15 @@ async def until_restore(handle: Handle, state: str) -> RestoreStatus:
             return found
         await asyncio.sleep(0.05)
     raise AssertionError(f"never {state}: {found}")
+
+
+async def until_tenant_waits(handle: "WorkflowHandle[object, TenantStatus]") -> TenantStatus:
+    for _ in range(400):
+        found = await handle.query("status", result_type=TenantStatus)
+        if found.state == "waiting":
+            return found
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"never waiting: {found}")
 
 
 def lose_a_segment(recovery: Recovery) -> str:

@@ -9,6 +9,7 @@ from prometheus_client import Gauge
 from sqlalchemy import Engine
 
 from activities.recovery import RecoveryActivities, fence_store
+from activities.tenant_restore import TenantActivities
 from models.addresses import BackupAddress, RegionAddresses
 from models.changelog import ChangelogBroken
 from models.config import load_config
@@ -85,6 +86,21 @@ class RegionBackup:
             checkpoints=checkpoints,
             unseal=self.seals.unseal,
             certificates=self._work / "certificates",
+            version=build_id(),
+        )
+
+    def tenant_activities(self) -> TenantActivities:
+        """What restores of single tenants run."""
+        return TenantActivities(
+            self.region,
+            primary=self.primary,
+            follower=self,
+            objects=self.objects,
+            witness=self.witness,
+            key=self.key,
+            unseal=self.seals.unseal,
+            quarantine=self._work / "quarantine",
+            mode=self._configured.recovery,
             version=build_id(),
         )
 

@@ -14,9 +14,10 @@ from workers.settings import SettingsError, load_region
 from workers.temporal_setup import RECOVERY_QUEUE
 from workflows.fail_over import FailOver
 from workflows.restore_region import RestoreRegion
+from workflows.restore_tenant import RestoreTenant
 from workflows.snapshot_region import SnapshotRegion
 
-RECOVERY_WORKFLOWS = [SnapshotRegion, RestoreRegion, FailOver]
+RECOVERY_WORKFLOWS = [SnapshotRegion, RestoreRegion, RestoreTenant, FailOver]
 
 
 async def run_recovery(regions: list[str]) -> int:
@@ -32,7 +33,7 @@ async def run_recovery(regions: list[str]) -> int:
         if addresses.backup is None:
             raise SettingsError(f"region {region}: its addresses name no backup")
         backup = RegionBackup(addresses, addresses.backup)
-        holders: list[object] = [backup.activities()]
+        holders: list[object] = [backup.activities(), backup.tenant_activities()]
         if addresses.recovery is not None:
             holders.append(FailOverActivities(region, addresses.recovery, backup.primary))
         temporal = addresses.temporal.model_copy(update={"task_queue": RECOVERY_QUEUE})
