@@ -175,7 +175,7 @@ class Restorer:
         ledger = Ledger(engine, self._reader.region)
         size = ledger.head().size
         reached = [each for each in self._checkpoints if each.size <= size]
-        check_ledger(ledger, checkpoints=reached)
+        check_ledger(ledger, checkpoints=reached, keys=self._reader.keys)
         return size
 
     @contextmanager

@@ -90,12 +90,12 @@ class BackupReader:
         self.region = region
         self.store = store
         self.findings = Findings()
-        self._keys = keys
+        self.keys = keys
         self.unseal = unseal
 
     def opening(self, unseal: Unseal) -> "BackupReader":
         """The same backup, of which ``unseal`` opens something else."""
-        return BackupReader(self.objects, self.region, self.store, self._keys, unseal)
+        return BackupReader(self.objects, self.region, self.store, self.keys, unseal)
 
     def expected(self, note: bytes) -> Checkpoint:
         """The head to reach, checked.
@@ -103,7 +103,7 @@ class BackupReader:
         Raises:
             models.verifier.Refused: it is not signed by the region, or is another store's.
         """
-        head = open_head(note, self._keys)
+        head = open_head(note, self.keys)
         if head.ledger != state_ledger(self.region, self.store):
             raise Refused("wrong-ledger", f"the expected head is that of {head.ledger}")
         return head

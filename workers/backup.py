@@ -169,7 +169,7 @@ class RegionBackup:
         primary = self.primary()
         if self._shipper is None or self._following != primary.store:
             self._close()
-            engine = _opened(primary.database)
+            engine = open_existing(primary.database)
             seen = identity(engine, self.region)
             if seen.id != primary.store:
                 engine.dispose()
@@ -223,8 +223,12 @@ def open_objects(backup: BackupAddress) -> ObjectStore:
     return GcsObjects(backup.objects.removeprefix("gs://"), endpoint=backup.objects_endpoint)
 
 
-def _opened(database: str) -> Engine:
-    """An engine on a database that is there: SQLite would make a new one in place of a lost one."""
+def open_existing(database: str) -> Engine:
+    """An engine on a database that is there: SQLite would make a new one in place of a lost one.
+
+    Raises:
+        StoreUnavailable: it is not.
+    """
     if database.startswith("sqlite:///"):
         path = Path(database.removeprefix("sqlite:///"))
         if not path.exists():
