@@ -14,7 +14,7 @@ from models.ledger_repair import End, Head, RepairPlan, repair_key, repair_recei
 from models.merkle import Frontier
 from models.receipts import GENESIS
 from models.verifier import Refused, read_receipt, read_repairs, verify_chain
-from stores.checkpoints import Notary
+from stores.checkpoints import CheckpointError, Notary
 from stores.keys import SigningKey
 from stores.ledger import Appended, Ledger
 from stores.ledger_damage import LedgerScan, scan_ledger
@@ -131,6 +131,9 @@ def carry_out(
     evidence = keep_evidence(ledger, plan, found.scan, branch, notary, key, directory)
     names = evidence.put(objects) if objects is not None else []
     with write(ledger.engine) as connection:  # nobody appends between the look and the receipt
+        there = ledger.find(repair_key(planned), connection=connection)
+        if there is not None:  # by another call, whose answer was lost
+            return Appended(seq=there.seq, hash=there.hash, replayed=True), evidence
         head = ledger.head(connection=connection)
         draft = repair_receipt(
             plan,
@@ -156,11 +159,14 @@ def conclude(ledger: Ledger, notary: Notary, keys: Sequence[PublicKey], seq: int
     """Set aside what was signed on the branch that was left, and sign the ledger with its repair.
 
     Raises:
-        CheckpointError: the ledger contradicts a checkpoint that the repair does not name.
+        CheckpointError: nobody signed the repair, or the ledger contradicts a checkpoint that it
+            does not name.
     """
     stored = ledger.get(seq)
     assert stored is not None
     [repair] = read_repairs([stored.data], keys)
+    if not repair.signed:
+        raise CheckpointError(f"ledger {ledger.name}: receipt {seq} is no repair that was signed")
     notary.files.set_aside({(size, root) for size, root, _ in repair.heads}, keys)
     scan = scan_ledger(ledger)
     _, contradicted = _sorted_out(scan.hashes, notary.files.open(keys))

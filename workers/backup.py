@@ -3,10 +3,8 @@
 import contextlib
 import logging
 import threading
-from pathlib import Path
 
 from prometheus_client import Gauge
-from sqlalchemy import Engine
 
 from activities.recovery import RecoveryActivities, fence_store
 from activities.tenant_restore import TenantActivities
@@ -19,9 +17,7 @@ from stores.checkpoints import CheckpointFiles, default_directory
 from stores.envelope import Envelopes
 from stores.key_backup import KeyBackup
 from stores.keys import load_key
-from stores.objects import ObjectError, ObjectStore
-from stores.objects_gcs import GcsObjects
-from stores.objects_local import LocalObjects
+from stores.objects import ObjectError
 from stores.pointer import Pointer, PrimaryPointer
 from stores.sealing import BackupSeals
 from stores.shipping import Shipper
@@ -30,6 +26,7 @@ from stores.sql import StoreUnavailable, create_all, open_engine
 from stores.state_tree import StateTree
 from stores.tenant_keys import TenantKeys, ensure_region_key
 from stores.witness import HeadRefused, Witness
+from workers.backup_places import open_existing, open_objects
 from workers.process import build_id
 from workers.settings import primary_pointer
 
@@ -214,26 +211,6 @@ class RegionBackup:
         if self._shipper is not None:
             self._shipper.engine.dispose()
         self._tree = self._shipper = None
-
-
-def open_objects(backup: BackupAddress) -> ObjectStore:
-    """The object store that the addresses name."""
-    if not backup.objects.startswith("gs://"):
-        return LocalObjects(Path(backup.objects))
-    return GcsObjects(backup.objects.removeprefix("gs://"), endpoint=backup.objects_endpoint)
-
-
-def open_existing(database: str) -> Engine:
-    """An engine on a database that is there: SQLite would make a new one in place of a lost one.
-
-    Raises:
-        StoreUnavailable: it is not.
-    """
-    if database.startswith("sqlite:///"):
-        path = Path(database.removeprefix("sqlite:///"))
-        if not path.exists():
-            raise StoreUnavailable("unreachable", f"{path} is not there")
-    return open_engine(database)
 
 
 def _say(said: str, words: str) -> str:

@@ -27,7 +27,7 @@ from stores.ledger_repair import (
 )
 from stores.objects import ObjectError
 from stores.sql import StoreUnavailable
-from workers.backup import open_existing, open_objects
+from workers.backup_places import open_existing, open_objects
 from workers.cli.ledgers import LedgerPlace, find_ledger, refusals
 from workers.cli.output import NEGATIVE, OK, UNREACHABLE, USAGE, emit_json, emit_table, fail
 
