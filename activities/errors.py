@@ -21,10 +21,14 @@ from stores.ledger import FencedError, IdempotencyConflict
 from stores.objects import ObjectDamaged, ObjectExists
 from stores.oci import ReleaseError
 from stores.pointer import PointerError
+from stores.primary import RegionNotNormal
 from stores.region_state import StaleEpoch
-from stores.restore import GoalUnknown, RestoreMismatch, StoreWentOn
-from stores.restore_plan import NothingToRestore
+from stores.restore import StoreWentOn
+from stores.restore_plan import GoalUnknown, NothingToRestore
+from stores.restore_proof import RestoreMismatch
 from stores.snapshots import SnapshotMismatch
+from stores.tenant_apply import StoreChanged
+from stores.tenant_copy import TenantUnknown
 from stores.vulnerability_feeds import FeedError
 from stores.webhook import WebhookRefused
 from stores.witness import HeadRefused
@@ -48,12 +52,15 @@ FINAL: tuple[type[Exception], ...] = (
     PlanRefused,
     PointerError,
     Refused,
+    RegionNotNormal,
     ReleaseError,
     RestoreMismatch,
     SnapshotMismatch,
     StaleEpoch,
     StoreWentOn,
+    StoreChanged,
     TargetRefused,
+    TenantUnknown,
     ValidationError,
     WebhookRefused,
 )

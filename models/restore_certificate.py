@@ -13,10 +13,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 from models.canonical import canonical
-from models.checkpoint import PublicKey, public_key
-from models.dsse import IN_TOTO_TYPE, Envelope, Signature, pae
 from models.ids import RegionCode
 from models.recovery import GapDecision
+from models.region_statement import sign_payload
 from models.restore import Finding, Gap, Goal, Phase, RestoreReport
 from models.statement import RESTORE, STATEMENT_TYPE
 
@@ -243,18 +242,9 @@ def rpo_seconds(
     return None if last_change_at is None else max(0.0, _seconds(last_change_at, failure))
 
 
-def key_id(key: PublicKey) -> str:
-    """How a certificate's signature names its key: as the key's vkey begins."""
-    return f"{key.name}+{key.key_id.hex()}"
-
-
 def sign_certificate(statement: RestoreStatement, key: Ed25519PrivateKey) -> bytes:
     """The certificate's file: a DSSE envelope signed by the region's ledger key, one line."""
-    payload = statement.encoded()
-    public = public_key(key, statement.predicate.region)
-    signature = Signature(sig=key.sign(pae(IN_TOTO_TYPE, payload)), keyid=key_id(public))
-    envelope = Envelope(payload=payload, payload_type=IN_TOTO_TYPE, signatures=[signature])
-    return canonical(envelope.model_dump(mode="json", by_alias=True)) + b"\n"
+    return sign_payload(statement.encoded(), statement.predicate.region, key)
 
 
 def total_seconds(phases: Sequence[Phase]) -> float:

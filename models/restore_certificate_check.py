@@ -8,22 +8,17 @@ region's word, bounded by the rest.
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import NamedTuple, NoReturn
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from models.checkpoint import Checkpoint, PublicKey, open_checkpoint, origin
-from models.dsse import IN_TOTO_TYPE, Envelope, only_signature
+from models.region_statement import key_id, open_envelope, signer_of
 from models.restore_certificate import (
     ACCEPTED,
     COMPLETE,
     RestorePredicate,
     RestoreStatement,
-    key_id,
     rpo_seconds,
     subject_name,
     total_seconds,
@@ -33,7 +28,6 @@ from models.statement import RESTORE, STATEMENT_TYPE
 from models.strict_json import EvidenceError, read_as, read_object
 from models.verifier import Refused
 
-MAX_BYTES = 4 * 1024**2
 HEALING = "healing check"
 """The phase in which every document was read back."""
 
@@ -94,8 +88,8 @@ def verify_certificate(
             ``wrong-sequence``, ``wrong-goal``, ``wrong-evidence``, ``wrong-gap``,
             ``wrong-receipts``, ``wrong-times``, ``wrong-acceptance``, ``wrong-verdict``.
     """
-    envelope = _envelope(data)
-    key = _signer(envelope, keys)
+    envelope = open_envelope(data, what="certificate")
+    key = signer_of(envelope, keys)
     statement = _statement(envelope.payload)
     said = statement.predicate
     if key.name != origin(said.region):
@@ -134,32 +128,7 @@ def _shown(value: object) -> str:
 # --- Signature and form ---
 def read_certificate(data: bytes) -> RestoreStatement:
     """What a certificate says, whoever wrote it; raises `Refused` when it is none."""
-    return _statement(_envelope(data).payload)
-
-
-def _envelope(data: bytes) -> Envelope:
-    try:
-        read = read_object(data, what="certificate", max_bytes=MAX_BYTES)
-        envelope = read_as(Envelope, read, what="certificate")
-        only_signature(envelope)
-    except EvidenceError as error:
-        raise Refused("malformed", str(error)) from None
-    _same("wrong-type", "payloadType", envelope.payload_type, IN_TOTO_TYPE)
-    return envelope
-
-
-def _signer(envelope: Envelope, keys: Sequence[PublicKey]) -> PublicKey:
-    """Whose key signed; nothing of the payload is read before."""
-    signature = only_signature(envelope)
-    named = [key for key in keys if key_id(key) == signature.keyid]
-    if not named:
-        _refuse("unknown-key", "keyid", f"{signature.keyid or 'none'} is none of the given keys")
-    for key in named:
-        with suppress(InvalidSignature):
-            public = Ed25519PublicKey.from_public_bytes(key.raw)
-            public.verify(signature.sig, envelope.signed_bytes())
-            return key
-    _refuse("bad-signature", "signatures", f"that of {signature.keyid} does not verify")
+    return _statement(open_envelope(data, what="certificate").payload)
 
 
 def _statement(payload: bytes) -> RestoreStatement:

@@ -10,6 +10,11 @@ leaf's data are the 32 bytes of a receipt's SHA-256) and the last receipt's hash
 
 Without a checkpoint only the chain's own consistency is shown: whoever can write the file could
 have cut its end off, or computed all of it anew.
+
+A ledger that was forked or damaged is never rewritten: a receipt of kind ``ledger.repaired`` says
+what happened, signed by the ledger's key over its place in the chain. It excuses what it names and
+nothing else: signed heads of a branch that was left (or such that ``--branch FILE`` shows to be on
+it), and damaged receipts by the hashes that the chain still has of them. Every repair is reported.
 Exit status: 0 verified, 1 not verified (the first bad receipt is named), 2 wrong usage.
 """
 
@@ -45,6 +50,9 @@ FIELDS: dict[str, str] = {
 }
 """The string fields of a receipt, each with its grammar; ``body`` and ``seq`` come beside them."""
 
+REPAIR_KIND = "ledger.repaired"
+
+_REPAIR_MARK = b'"kind":"ledger.repaired"'
 _MAX_INTEGER = 2**53 - 1
 _ED25519 = b"\x01"  # algorithm identifier of C2SP signed-note
 
@@ -286,23 +294,117 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
+# --- Repairs ---
+@dataclass(frozen=True)
+class Repair:
+    """What a receipt says that calls itself a repair; without a signature it says nothing.
+
+    ``common`` is what both branches share, ``abandoned`` the end of the one that was left: sizes
+    and last hashes. ``heads`` are signed heads on the latter: size, root (hex) and last hash.
+    ``damaged`` are receipts that are not there as they were, by the hashes they had.
+    """
+
+    seq: int
+    digest: str
+    signed: bool
+    common: tuple[int, str] = (0, GENESIS)
+    abandoned: tuple[int, str] | None = None
+    heads: tuple[tuple[int, str, str], ...] = ()
+    damaged: tuple[tuple[int, str], ...] = ()
+
+
+def repair_text(ledger: str, seq: int, prev: str, body: Mapping[str, Any]) -> str:
+    """What a repair's signature is over: its place, and its body but for the signature.
+
+    It has the form of a note's text, and cannot be read as a checkpoint's.
+    """
+    said = {name: value for name, value in body.items() if name != "signature"}
+    digest = base64.b64encode(sha256(canonical(said).encode()).digest()).decode()
+    return f"{ORIGIN_PREFIX}{ledger}\nrepair {seq} {prev}\n{digest}\n"
+
+
+def read_repairs(lines: Iterable[bytes], keys: Sequence[PublicKey]) -> list[Repair]:
+    """The receipts among these lines that call themselves repairs, signed by a given key or not."""
+    marked = (line for line in lines if _REPAIR_MARK in line)
+    return [repair for line in marked for repair in _repairs(line, keys)]
+
+
+def _repairs(line: bytes, keys: Sequence[PublicKey]) -> Iterator[Repair]:
+    try:
+        receipt = read_receipt(line)
+    except ValueError:
+        return
+    if receipt["kind"] != REPAIR_KIND:
+        return
+    seq, digest, body = receipt["seq"], sha256(line).hexdigest(), receipt["body"]
+    try:
+        text = repair_text(receipt["ledger"], seq, receipt["prev"], body)
+        _check_signature(text, body["signature"], ORIGIN_PREFIX + receipt["ledger"], keys)
+        yield _signed_repair(seq, digest, receipt["prev"], body)
+    except (Refused, KeyError, TypeError, ValueError, AttributeError):
+        yield Repair(seq, digest, signed=False)
+
+
+def _signed_repair(seq: int, digest: str, prev: str, body: Mapping[str, Any]) -> Repair:
+    def end(said: Any) -> tuple[int, str]:
+        return int(said["size"]), str(said["hash"])
+
+    repair = Repair(
+        seq,
+        digest,
+        signed=True,
+        common=end(body["common"]),
+        abandoned=None if body["abandoned"] is None else end(body["abandoned"]),
+        heads=tuple((int(h["size"]), str(h["root"]), str(h["head"])) for h in body["heads"]),
+        damaged=tuple((int(d["seq"]), str(d["hash"])) for d in body["damaged"]),
+    )
+    last = repair.abandoned[0] if repair.abandoned else 0
+    if end(body["kept"]) != (seq, prev) or not 0 <= repair.common[0] <= seq:
+        raise ValueError("it does not follow what it says")
+    if any(not repair.common[0] < size <= last for size, _, _ in repair.heads):
+        raise ValueError("a head is not on the branch that was left")
+    if any(not 0 <= number < seq for number, _ in repair.damaged):
+        raise ValueError("a damaged receipt is not before it")
+    return repair
+
+
 # --- The chain ---
 @dataclass
 class Report:
-    """What was verified."""
+    """What was verified, and what a repair had to be believed for.
+
+    ``abandoned`` are the sizes of signed heads that are on a branch that was left, ``damaged`` the
+    receipts whose content is lost, ``unsigned`` receipts that call themselves repairs and are none.
+    """
 
     ledger: str
     size: int
     head: str
     root: bytes | None  # of the Merkle tree; None when nobody asked for it
     checkpoints: list[int] = field(default_factory=list)
+    repairs: list[int] = field(default_factory=list)
+    abandoned: list[int] = field(default_factory=list)
+    damaged: list[int] = field(default_factory=list)
+    unsigned: list[int] = field(default_factory=list)
 
 
 class _Chain:
     """Receipts seen so far, all of them good; one method a step, each raises `Refused`."""
 
-    def __init__(self, ledger: str | None, checkpoints: Iterable[Checkpoint]) -> None:
+    def __init__(
+        self,
+        ledger: str | None,
+        checkpoints: Iterable[Checkpoint],
+        repairs: Sequence[Repair] = (),
+        branches: Sequence[Sequence[bytes]] = (),
+    ) -> None:
         self.ledger, self.size, self.head = ledger, 0, GENESIS
+        self.repairs = {repair.digest: repair for repair in repairs}
+        self.branches = branches
+        self.named = {seq: lost for repair in repairs for seq, lost in repair.damaged}
+        self.believed: list[Repair] = []  # signed, and met where they say they are
+        self.report = Report("", 0, GENESIS, None)
+        self.contradicted: list[tuple[Checkpoint, Refused]] = []
         self.frontier: list[bytes] = []
         self.hashes = bytearray()  # 32 bytes a receipt: to tell a fork from a duplicate
         self.waiting = sorted(checkpoints, key=lambda checkpoint: checkpoint.size)
@@ -310,6 +412,13 @@ class _Chain:
 
     def take(self, line: bytes, rest: Iterator[bytes]) -> None:
         """The next line must be the next receipt; ``rest`` is read only to say why not."""
+        digest = sha256(line)
+        while self.named.get(self.size, digest.hexdigest()) != digest.hexdigest():
+            here = next(_readable([line]), {"seq": self.size})["seq"]
+            self.report.damaged.append(self.size)
+            self._append(bytes.fromhex(self.named[self.size]))
+            if here < self.size:  # it was the damaged one; else that was left out
+                return
         try:
             receipt = read_receipt(line)
         except ValueError as error:
@@ -318,9 +427,15 @@ class _Chain:
         self.ledger = self.ledger or receipt["ledger"]
         linked = (receipt["seq"], receipt["prev"]) == (self.size, self.head)
         if not linked or receipt["ledger"] != self.ledger:
-            self._explain(receipt, sha256(line).hexdigest(), rest)
+            self._explain(receipt, digest.hexdigest(), rest)
+        repair = self.repairs.get(digest.hexdigest())
+        if repair is not None:
+            (self.report.repairs if repair.signed else self.report.unsigned).append(self.size)
+            self.believed += [repair] if repair.signed else []
+        self._append(digest.digest())
+
+    def _append(self, digest: bytes) -> None:
         self.meet_checkpoints()
-        digest = sha256(line).digest()
         add_leaf(self.frontier, self.size, leaf_hash(digest))
         self.hashes += digest
         self.size, self.head = self.size + 1, digest.hex()
@@ -331,16 +446,68 @@ class _Chain:
             signed = self.waiting.pop(0)
             if (signed.root, signed.head) != (frontier_root(self.frontier), self.head):
                 detail = f"it or one up to {self.size - 1} is not the one that was signed"
-                raise Refused("rewritten", detail, max(self.met, default=0))
+                refusal = Refused("rewritten", detail, max(self.met, default=0))
+                if not any(repair.signed for repair in self.repairs.values()):
+                    raise refusal
+                self.contradicted.append((signed, refusal))
+                continue
             self.met.append(signed.size)
 
     def finish(self) -> Report:
         self.meet_checkpoints()
         if self.waiting:
             last = self.waiting[-1].size - 1
-            raise Refused("truncated", f"missing up to {last}, which is signed", self.size)
-        ledger, root = self.ledger or "", frontier_root(self.frontier)
-        return Report(ledger, self.size, self.head, root, self.met)
+            refusal = Refused("truncated", f"missing up to {last}, which is signed", self.size)
+            self.contradicted += [(signed, refusal) for signed in self.waiting]
+        self._believe_repairs()
+        report = self.report
+        report.ledger, report.size, report.head = self.ledger or "", self.size, self.head
+        report.root, report.checkpoints = frontier_root(self.frontier), self.met
+        return report
+
+    def _believe_repairs(self) -> None:
+        """What a repair excuses, it must name or show; everything else is refused after all."""
+        for repair in self.believed:
+            size, head = repair.common
+            if self._hash(size - 1) != head:
+                detail = f"it says that receipt {size - 1} is another one"
+                raise Refused("bad-repair", detail, repair.seq)
+        named = {seq for repair in self.believed for seq, _ in repair.damaged}
+        for seq in self.report.damaged:
+            if seq not in named:
+                raise Refused("altered", "the repair that names it is not in this chain", seq)
+        for signed, refusal in self.contradicted:
+            if not any(self._is_on_branch(signed, repair) for repair in self.believed):
+                raise refusal
+            self.report.abandoned.append(signed.size)
+
+    def _is_on_branch(self, signed: Checkpoint, repair: Repair) -> bool:
+        """Whether a signed head is on the branch that a repair says was left."""
+        if (signed.size, signed.root.hex(), signed.head) in repair.heads:
+            return True
+        size, head = repair.common
+        for lines in self.branches:
+            hashes, last = bytearray(self.hashes[: 32 * size]), head
+            for line in lines:
+                receipt = next(_readable([line]), {"prev": "", "seq": -1})
+                if (receipt["prev"], receipt["seq"]) != (last, len(hashes) // 32):
+                    hashes.clear()
+                    break
+                hashes += sha256(line).digest()
+                last = hashes[-32:].hex()
+            if repair.abandoned == (len(hashes) // 32, last) and self._signs(signed, hashes):
+                return signed.size > size
+        return False
+
+    def _signs(self, signed: Checkpoint, hashes: bytearray) -> bool:
+        """Whether a signed head is over the first of these hashes."""
+        if signed.size * 32 > len(hashes):
+            return False
+        frontier: list[bytes] = []
+        for seq in range(signed.size):
+            add_leaf(frontier, seq, leaf_hash(bytes(hashes[32 * seq : 32 * seq + 32])))
+        head = hashes[32 * signed.size - 32 : 32 * signed.size].hex() or GENESIS
+        return (signed.root, signed.head) == (frontier_root(frontier), head)
 
     def _explain(self, receipt: Mapping[str, Any], digest: str, rest: Iterator[bytes]) -> NoReturn:
         seq, prev, here = receipt["seq"], receipt["prev"], self.size
@@ -379,20 +546,27 @@ class _Chain:
 
 
 def verify_chain(
-    lines: Iterable[bytes], *, ledger: str | None = None, checkpoints: Sequence[Checkpoint] = ()
+    lines: Iterable[bytes],
+    *,
+    ledger: str | None = None,
+    checkpoints: Sequence[Checkpoint] = (),
+    repairs: Sequence[Repair] = (),
+    branches: Sequence[Sequence[bytes]] = (),
 ) -> Report:
     """Verify a ledger's receipts from the first one on, strictly, against signed checkpoints.
 
     ``ledger`` says whose they must be; when None, the checkpoints or the first receipt do.
+    ``repairs`` are those of `read_repairs` over the same lines, ``branches`` the receipts of
+    branches that were left, each from the first one that both do not share.
     Raises `Refused`: malformed, altered, missing, reordered, duplicated, forked, wrong-ledger,
-    truncated, rewritten, wrong-checkpoint; its ``seq`` is the first bad receipt.
+    truncated, rewritten, wrong-checkpoint, bad-repair; its ``seq`` is the first bad receipt.
     """
     if ledger is None and checkpoints:
         ledger = checkpoints[0].ledger
     for checkpoint in checkpoints:
         if checkpoint.ledger != ledger:
             raise Refused("wrong-checkpoint", f"it is of {checkpoint.origin}, not of {ledger}")
-    chain, rest = _Chain(ledger, checkpoints), iter(lines)
+    chain, rest = _Chain(ledger, checkpoints, repairs, branches), iter(lines)
     for line in rest:
         chain.take(line, rest)
     return chain.finish()
@@ -466,10 +640,35 @@ def _run(arguments: argparse.Namespace) -> None:
         return
     notes = [note for path in arguments.checkpoint for note in _notes(path)]
     signed = [open_checkpoint(note, keys) for note in notes]
-    lines = read_lines(arguments.export)
-    report = verify_chain(lines, ledger=arguments.ledger, checkpoints=signed)
+    report = verify_chain(
+        read_lines(arguments.export),
+        ledger=arguments.ledger,
+        checkpoints=signed,
+        repairs=read_repairs(read_lines(arguments.export), keys),
+        branches=[list(read_lines(path)) for path in arguments.branch],
+    )
     print(f"verified: ledger {report.ledger}, {report.size} receipts, head {report.head}")
-    print(f"signed: {max(report.checkpoints, default=0)}, by {len(signed)} checkpoint(s)")
+    print(
+        f"signed: {max(report.checkpoints, default=0)}, by {len(report.checkpoints)} checkpoint(s)"
+    )
+    for line in repair_lines(report):
+        print(line)
+
+
+def repair_lines(report: Report) -> list[str]:
+    """What must be said of a ledger that was repaired, a sentence a line; nothing of another."""
+    lines = [f"REPAIRED: receipt {seq} says what, and why" for seq in report.repairs]
+    if report.abandoned:
+        sizes = ", ".join(map(str, report.abandoned))
+        lines.append(f"ABANDONED: what was signed at size {sizes} is on a branch that was left")
+    if report.damaged:
+        lost = ", ".join(map(str, report.damaged))
+        lines.append(f"DAMAGED: the content of receipt {lost} is lost; its hash stands")
+    lines += [
+        f"NOT SIGNED: receipt {seq} calls itself a repair; it excuses nothing"
+        for seq in report.unsigned
+    ]
+    return lines
 
 
 def main() -> int:
@@ -479,6 +678,7 @@ def main() -> int:
     add("export", type=Path, nargs="?", help="receipts, one a line")
     add("--key", action="append", default=[], help="vkey, or file that holds it")
     add("--checkpoint", type=Path, action="append", default=[], help="file, or directory of them")
+    add("--branch", type=Path, action="append", default=[], help="receipts of a branch left")
     add("--ledger", help="whose receipts they must be")
     add("--proof", type=Path, help="verify this proof document instead")
     arguments = parser.parse_args()

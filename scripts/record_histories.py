@@ -18,7 +18,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from restore_harness import QUEUE, lose_a_segment, recovery_worker, until_restore
+from restore_harness import (
+    QUEUE,
+    Recovery,
+    lose_a_segment,
+    recovery_worker,
+    until_restore,
+    until_tenant_waits,
+)
 from rollout_harness import (
     CONTROL_QUEUE,
     REGIONS,
@@ -41,8 +48,11 @@ from watch_harness import watched_region
 from models.ids import short
 from models.production import ProductionState
 from models.recovery import GapDecision, SnapshotRequest
+from models.tenant_restore import TenantRequest, TenantStatus
 from models.watch import Decision
+from stores.kv import TenantKV
 from stores.notices import NoticeBoard
+from stores.sql import open_engine
 from stores.webhook import Webhook
 
 HISTORIES = ROOT / "tests" / "histories"
@@ -236,6 +246,7 @@ async def restored(plane: Plane, _fleet: Fleet) -> dict[str, Any]:
             )
             await taken.result()
             recovery.close()
+            tenant = await _tenant_in_place(recovery)
             recovery.backup.work(5)
             recovery.backup.ship()
             lose_a_segment(recovery)
@@ -244,7 +255,11 @@ async def restored(plane: Plane, _fleet: Fleet) -> dict[str, Any]:
             decision = GapDecision(actor="bo", reason="lost with the bucket")
             await waiting.execute_update("accept_gap", decision)
             await waiting.result()
-            return {"snapshot-region": taken, "restore-region": waiting}
+            return {
+                "snapshot-region": taken,
+                "restore-region": waiting,
+                "restore-tenant": tenant,
+            }
 
 
 async def watched(plane: Plane, _fleet: Fleet) -> dict[str, Any]:
@@ -265,6 +280,29 @@ async def watched(plane: Plane, _fleet: Fleet) -> dict[str, Any]:
             told = plane.client.get_workflow_handle(f"notice/eu/1-{first.id[:6]}")
             await told.result()
         return {"watch-region": region.watch, "fail-over": over, "deliver-notice": told}
+
+
+async def _tenant_in_place(recovery: Recovery) -> Any:
+    """One tenant is compared with its backup, and written when somebody says so."""
+    engine = open_engine(recovery.primary().database)
+    TenantKV(engine, "tenant-1").put("new", b"1")
+    engine.dispose()
+    handle = await recovery.client.start_workflow(
+        "RestoreTenant",
+        TenantRequest(
+            tenant="tenant-1",
+            in_place=True,
+            actor="ana",
+            reason="deleted by mistake",
+        ),
+        id="restore-tenant/eu/tenant-1/1",
+        task_queue=QUEUE,
+        result_type=TenantStatus,
+    )
+    await until_tenant_waits(handle)
+    await handle.execute_update("apply", GapDecision(actor="bo", reason="agreed"))
+    await handle.result()
+    return handle
 
 
 SCENARIOS: list[Scenario] = [

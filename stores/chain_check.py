@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from itertools import chain
+from mmap import ACCESS_READ, mmap
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -29,7 +30,18 @@ from sqlmodel import SQLModel
 from models.merkle import HASH_BYTES, Frontier
 from models.receipts import GENESIS
 from models.tables_receipts import ReceiptRow
-from models.verifier import Checkpoint, Refused, Report, read_lines, read_receipt, verify_chain
+from models.verifier import (
+    REPAIR_KIND,
+    Checkpoint,
+    PublicKey,
+    Refused,
+    Repair,
+    Report,
+    read_lines,
+    read_receipt,
+    read_repairs,
+    verify_chain,
+)
 from stores.ledger import Head, Ledger
 from stores.sql import read
 
@@ -39,6 +51,7 @@ PARALLEL_FROM = 16 << 20
 _RECEIPTS = SQLModel.metadata.tables[str(ReceiptRow.__tablename__)]
 _BLOCK = 1 << 20
 _ROWS_AT_ONCE = 2_000
+_REPAIR = REPAIR_KIND.encode()
 
 
 class _Broken(Exception):
@@ -65,11 +78,18 @@ class _Segment:
 
 
 def check_ledger(
-    ledger: Ledger, *, checkpoints: Sequence[Checkpoint] = (), strict: bool = False
+    ledger: Ledger,
+    *,
+    checkpoints: Sequence[Checkpoint] = (),
+    keys: Sequence[PublicKey] = (),
+    branches: Sequence[Sequence[bytes]] = (),
+    strict: bool = False,
 ) -> Report:
     """Verify a ledger in its database, against its head row and signed checkpoints.
 
     Args:
+        keys: of the ledger; without them no repair is believed.
+        branches: see `models.verifier.verify_chain`.
         strict: parse every receipt fully, and compare the index columns with it.
 
     Raises:
@@ -85,10 +105,14 @@ def check_ledger(
         def lines() -> Iterator[bytes]:
             return chain.from_iterable(batches())
 
-        report = _check([part], lines, ledger.name, checkpoints, strict=strict)
+        repairs = read_repairs(
+            [each.data for each in ledger.read(kinds=[REPAIR_KIND], connection=connection)], keys
+        )
+        explain = _strict(ledger.name, checkpoints, repairs, branches)
+        report = _check([part], lines, ledger.name, checkpoints, explain, strict or bool(repairs))
         _check_head(connection, ledger.name, head, report)
         if strict:
-            _check_columns(connection, ledger.name)
+            _check_columns(connection, ledger.name, report)
     return report
 
 
@@ -97,12 +121,15 @@ def check_export(
     *,
     ledger: str,
     checkpoints: Sequence[Checkpoint] = (),
+    keys: Sequence[PublicKey] = (),
+    branches: Sequence[Sequence[bytes]] = (),
     strict: bool = False,
     processes: int = 1,
 ) -> Report:
     """Verify an export file.
 
     Args:
+        keys, branches: as for `check_ledger`.
         strict: parse every receipt fully.
         processes: 2 halves the time of a large file. The second one is forked, so this is only for
             a process without other threads, such as a command.
@@ -116,7 +143,21 @@ def check_export(
     bounds = [(0, cut), (cut, size)] if cut < size else [(0, size)]
     keep = bool(checkpoints)
     parts = [partial(_file_segment, path, ledger, *bound, keep=keep) for bound in bounds]
-    return _check(parts, partial(read_lines, path), ledger, checkpoints, strict=strict)
+    repairs = read_repairs(_marked_lines(path), keys)
+    explain = _strict(ledger, checkpoints, repairs, branches)
+    lines = partial(read_lines, path)
+    return _check(parts, lines, ledger, checkpoints, explain, strict or bool(repairs))
+
+
+def _strict(
+    ledger: str,
+    checkpoints: Sequence[Checkpoint],
+    repairs: Sequence[Repair],
+    branches: Sequence[Sequence[bytes]],
+) -> Callable[[Iterable[bytes]], Report]:
+    return partial(
+        verify_chain, ledger=ledger, checkpoints=checkpoints, repairs=repairs, branches=branches
+    )
 
 
 def _check(
@@ -124,10 +165,9 @@ def _check(
     lines: Callable[[], Iterator[bytes]],
     ledger: str,
     checkpoints: Sequence[Checkpoint],
-    *,
+    explain: Callable[[Iterable[bytes]], Report],
     strict: bool,
 ) -> Report:
-    explain = partial(verify_chain, ledger=ledger, checkpoints=checkpoints)
     if strict or any(checkpoint.ledger != ledger for checkpoint in checkpoints):
         return explain(lines())
     try:
@@ -236,6 +276,19 @@ def _file_lines(path: Path, start: int, end: int) -> Iterator[list[bytes]]:
         raise _Broken("the file ends in the middle of a line")
 
 
+def _marked_lines(path: Path) -> Iterator[bytes]:
+    """Lines that may be repairs, found without reading the others line by line."""
+    if not path.stat().st_size:
+        return
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as data:
+        at = data.find(_REPAIR)
+        while at >= 0:
+            end = data.find(b"\n", at)
+            end = len(data) if end < 0 else end
+            yield data[data.rfind(b"\n", 0, at) + 1 : end]
+            at = data.find(_REPAIR, end)
+
+
 def _line_start(path: Path, offset: int) -> int:
     """The first offset after ``offset`` where a line starts."""
     with path.open("rb") as file:
@@ -272,10 +325,12 @@ def _check_head(connection: Connection, ledger: str, head: Head, report: Report)
         raise Refused("head-mismatch", "the head names another hash", max(head.size - 1, 0))
 
 
-def _check_columns(connection: Connection, ledger: str) -> None:
-    """The index columns must say what the receipts say."""
+def _check_columns(connection: Connection, ledger: str, report: Report) -> None:
+    """The index columns must say what the receipts say, where these are not lost."""
     query = select(_RECEIPTS).where(_RECEIPTS.c.ledger == ledger).order_by(_RECEIPTS.c.seq)
     for row in connection.execute(query.execution_options(yield_per=_ROWS_AT_ONCE)):
+        if row.seq in report.damaged:
+            continue
         receipt = read_receipt(row.data)
         receipt["prev"] = bytes.fromhex(receipt["prev"])
         for column in ("seq", "prev", "kind", "subject", "idempotency_key"):

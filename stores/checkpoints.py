@@ -5,7 +5,8 @@ end or was written anew. Before a new checkpoint is signed, the ledger must stil
 newest one outside: a signer that followed a rewritten ledger would lend it its name.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 from sqlalchemy import insert, select
@@ -16,7 +17,7 @@ from models.merkle import Frontier
 from models.receipts import GENESIS
 from models.tables_receipts import CheckpointRow
 from models.verifier import PublicKey, Refused, open_checkpoint
-from stores.files import write_atomic
+from stores.files import sync_directory, write_atomic
 from stores.keys import SigningKey
 from stores.ledger import Ledger
 from stores.sql import read, write
@@ -57,6 +58,36 @@ class CheckpointFiles:
         """All of them, signatures checked; raises `models.verifier.Refused`."""
         return [open_checkpoint(note, keys) for note in self.notes()]
 
+    def named_notes(self) -> Iterator[tuple[str, bytes]]:
+        """All notes with a name for each, also those of branches that were left."""
+        for path in (*self.paths(), *sorted(self._aside.glob("*.checkpoint"))):
+            name = path.name if path.parent == self.directory else f"abandoned-{path.name}"
+            yield name, path.read_bytes()
+
+    def open_all(self, keys: Sequence[PublicKey]) -> list[Checkpoint]:
+        """`open`, also those of branches that were left: only a repair excuses these."""
+        return [open_checkpoint(note, keys) for _, note in self.named_notes()]
+
+    def set_aside(self, left: Collection[tuple[int, str]], keys: Sequence[PublicKey]) -> None:
+        """Keep what was signed on a branch that was left apart from what is signed of the ledger.
+
+        Args:
+            left: size and root (hex) of each.
+        """
+        for path in self.paths():
+            note = path.read_bytes()
+            signed = open_checkpoint(note, keys)
+            if (signed.size, signed.root.hex()) in left:
+                self._aside.mkdir(exist_ok=True)
+                digest = sha256(note).hexdigest()[:16]
+                path.replace(self._aside / f"{signed.size}-{digest}.checkpoint")
+                sync_directory(self._aside)
+                sync_directory(self.directory)
+
+    @property
+    def _aside(self) -> Path:
+        return self.directory / "abandoned"
+
 
 def default_directory(key: Path) -> Path:
     """Where checkpoints are kept when nobody says otherwise: beside the signing key."""
@@ -90,6 +121,27 @@ class Notary:
                 )
             frontier.extend([bytes.fromhex(stored.hash)])
             head = stored.hash
+        return self._sign(frontier, head)
+
+    def sign_whole(
+        self, frontier: Frontier, head: str, contradicted: Sequence[Checkpoint]
+    ) -> Checkpoint:
+        """Sign a tree of all receipts, as where the bytes of one are lost and its hash is not.
+
+        Args:
+            contradicted: checkpoints that do not agree with it.
+
+        Raises:
+            CheckpointError: there are such.
+        """
+        if contradicted:
+            sizes = ", ".join(str(each.size) for each in contradicted)
+            raise CheckpointError(
+                f"ledger {self._ledger.name}: it is not what was signed at size {sizes}"
+            )
+        return self._sign(frontier, head)
+
+    def _sign(self, frontier: Frontier, head: str) -> Checkpoint:
         made = Checkpoint(origin(self._ledger.name), frontier.size, frontier.root(), head)
         note = sign(made, self._key.private)
         self.files.add(made.size, note)

@@ -9,7 +9,7 @@ every read, so that a value that rotted, or lies under another's name, is never 
 import hashlib
 import hmac
 import unicodedata
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -35,6 +35,9 @@ LARGEST_VALUE = 256 * 1024
 LARGEST_PAGE = 1_000
 ABSENT = 0
 """The version of a key that is not there, for compare-and-set."""
+
+_PAGE = 200
+"""Values that are fetched together; each may be `LARGEST_VALUE`."""
 
 _ENTRY = table(KvEntryRow)
 _SPACE = table(KvSpaceRow)
@@ -99,6 +102,15 @@ class KvPage:
 
     keys: tuple[KvKey, ...]
     after: str | None
+
+
+class KvItem(NamedTuple):
+    """A key with its value as it is stored, right or rotted; ``sha256`` as it was written."""
+
+    key: bytes
+    value: bytes
+    version: int
+    sha256: bytes
 
 
 class Placed(NamedTuple):
@@ -225,6 +237,19 @@ class TenantKV:
             ]
         more = len(found) > limit
         return KvPage(tuple(found[:limit]), found[limit - 1].key if more else None)
+
+    def items(self) -> Iterator[KvItem]:
+        """All keys in the order of their bytes, fetched in pages, each page as it is then."""
+        columns = (_ENTRY.c.key, _ENTRY.c.value, _ENTRY.c.version, _ENTRY.c.sha256)
+        query = select(*columns).where(_ENTRY.c.tenant == self._tenant).order_by(_ENTRY.c.key)
+        after = b""
+        while True:
+            with read(self._engine) as connection:
+                page = connection.execute(query.where(_ENTRY.c.key > after).limit(_PAGE)).all()
+            yield from (KvItem(bytes(k), bytes(v), n, bytes(h)) for k, v, n, h in page)
+            if len(page) < _PAGE:
+                return
+            after = page[-1].key
 
     def transaction(self) -> AbstractContextManager[Connection]:
         """A write transaction that no other writer of the tenant's runs beside."""

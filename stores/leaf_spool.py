@@ -50,6 +50,10 @@ class LeafSpool:
         """The state root of all documents taken so far."""
         return root_hash([_branch(self._leaves(number)) for number in range(FANOUT)])
 
+    def digest(self, key: bytes) -> bytes:
+        """The digest of one document, or `ABSENT`."""
+        return self._leaves(key[0]).get(key, ABSENT)
+
     def count(self) -> int:
         """How many documents there are."""
         return sum(len(self._leaves(number)) for number in range(FANOUT))

@@ -33,6 +33,10 @@ class StalePrimary(Exception):
         return StalePrimary, (self.epoch, self.found)
 
 
+class RegionNotNormal(Exception):
+    """The region's request path is not served by its primary just now."""
+
+
 class PrimaryFile:
     """A region's file; may be changed and read by any number of processes."""
 
@@ -59,6 +63,18 @@ class PrimaryFile:
         if found.region != self._region:
             raise PrimaryDamaged(f"{self.path}: is region {found.region}'s, not {self._region}'s")
         return found
+
+    def require_normal(self) -> None:
+        """Pass only where the primary serves.
+
+        Raises:
+            RegionNotNormal: it does not.
+            PrimaryDamaged: see the class.
+        """
+        found = self.read()
+        if found.mode != "normal":
+            why = f": {found.why}" if found.why else ""
+            raise RegionNotNormal(f"region {self._region} is {found.mode}{why}")
 
     def switch(self, wanted: Primary) -> None:
         """Put a state into force; the same one again changes nothing.

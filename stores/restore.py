@@ -11,23 +11,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
 from itertools import islice
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Engine, func, select
 
 from models.changelog import ABSENT
 from models.checkpoint import Checkpoint
 from models.documents import SCHEMA_VERSION
-from models.restore import Gap, Goal, Phase, RestoreReport
+from models.restore import Goal, Phase, RestoreReport
 from stores.chain_check import check_ledger
 from stores.changelog import StoreIdentity, adopt
-from stores.collections import COLLECTIONS, Collection
-from stores.document_scan import Stored, is_what_was_written, scan
+from stores.collections import COLLECTIONS
 from stores.leaf_spool import LeafSpool
 from stores.ledger import Ledger
+from stores.read_back import read_back
 from stores.restore_build import Builder, Count, Course
 from stores.restore_plan import BackupReader, Base
+from stores.restore_proof import RestoreMismatch, compare_signed, gap_of, wanted_seq
 from stores.sql import create_all, read, write
 
 Progress = Callable[[str, int], None]
@@ -36,14 +36,6 @@ Progress = Callable[[str, int], None]
 
 class TargetNotEmpty(Exception):
     """A restore never writes over anything."""
-
-
-class GoalUnknown(ValueError):
-    """The goal lies past everything that was signed."""
-
-
-class RestoreMismatch(Exception):
-    """What was restored is not what was signed."""
 
 
 class StoreWentOn(Exception):
@@ -96,22 +88,13 @@ class Restorer:
         self._phases = []
         with self._phase("choose") as count:
             expected = self._reader.expected(expected_note)
-            if goal.seq is not None and goal.seq > expected.size:
-                raise GoalUnknown(f"seq: {goal.seq} is past the head, {expected.size}")
-            base = self._base(expected, goal)
+            base = self._reader.base_for(goal, expected)
             count(1)
         create_all(target.engine)
         _require_empty(target.engine)
         with LeafSpool() as leaves, _without_collection():
             course = self._build(target.engine, base, expected, goal, leaves)
             return self._prove(target, base, expected, goal, course)
-
-    def _base(self, expected: Checkpoint, goal: Goal) -> Base:
-        before = expected.size if goal.seq is None else min(goal.seq, expected.size)
-        base = self._reader.base(before=before)
-        while _is_past(base, goal):
-            base = self._reader.base(before=base.manifest.seq - 1)
-        return base
 
     def _build(
         self, engine: Engine, base: Base, expected: Checkpoint, goal: Goal, leaves: LeafSpool
@@ -135,7 +118,7 @@ class Restorer:
     ) -> RestoreReport:
         with self._phase("healing check") as count:
             root = course.leaves.root()
-            note = self._compare_signed(base, course, expected, root)
+            note = compare_signed(base, course, expected, root)
             documents, erased = self._heal(target.engine, course, root, count)
         with self._phase("verify receipts") as count:
             receipts = self._verify_receipts(target.engine)
@@ -144,7 +127,7 @@ class Restorer:
             identity = StoreIdentity(target.store, self._reader.region, target.epoch, False, "")
             with write(target.engine, lock="schema") as connection:
                 adopt(connection, identity, seq=course.seq)
-        wanted = _wanted(goal, expected, course)
+        wanted = wanted_seq(goal, expected, course)
         known = max((each.size for each in self._checkpoints), default=0)
         at = course.last_at
         return RestoreReport(
@@ -170,42 +153,11 @@ class Restorer:
             receipts=receipts,
             receipts_expected=known if goal.is_head else 0,
             last_change_at=datetime.fromtimestamp(at / 1000, UTC) if at else None,
-            gap=self._gap(course.seq, wanted),
+            gap=gap_of(self._reader, course.seq, wanted),
             findings=tuple(self._reader.findings.list),
             phases=tuple(self._phases),
             schema_version=SCHEMA_VERSION,
         )
-
-    def _gap(self, reached: int, wanted: int) -> Gap | None:
-        if reached >= wanted:
-            return None
-        why = "; ".join(f"{each.where}: {each.what}" for each in self._reader.findings.list)
-        return Gap(first=reached + 1, last=wanted, why=why or "no segment leads on from there")
-
-    def _compare_signed(self, base: Base, course: Course, expected: Checkpoint, root: bytes) -> str:
-        """The note that signs the state root for exactly this change; empty when none does.
-
-        Raises:
-            RestoreMismatch: another one is.
-        """
-        made = (root.hex(), course.chain.hex())
-        manifest, note = base.manifest, ""
-        signed = [(manifest.seq, manifest.state_root, manifest.chain, manifest.head)]
-        signed += [
-            (link.head.size, link.head.root.hex(), link.head.head, link.note)
-            for link in course.links
-        ]
-        signed.append((expected.size, expected.root.hex(), expected.head, ""))
-        for seq, wanted, chain, said in signed:
-            if seq != course.seq:
-                continue
-            if (wanted, chain) != made:
-                raise RestoreMismatch(
-                    f"after change {seq} the state root is signed as {wanted[:16]}, the backup "
-                    f"makes it {root.hex()[:16]}"
-                )
-            note = said or note
-        return note
 
     def _heal(self, engine: Engine, course: Course, root: bytes, count: Count) -> tuple[int, int]:
         """Read every document back: how many there are, and how many were erased.
@@ -216,7 +168,7 @@ class Restorer:
         with LeafSpool() as found, read(engine) as connection:
             documents = 0
             for collection in COLLECTIONS:
-                documents += _read_back(connection, collection, found)
+                documents += read_back(connection, [collection], found)
                 count(documents)
             if found.root() == root:
                 return documents, 0
@@ -227,7 +179,7 @@ class Restorer:
         ledger = Ledger(engine, self._reader.region)
         size = ledger.head().size
         reached = [each for each in self._checkpoints if each.size <= size]
-        check_ledger(ledger, checkpoints=reached)
+        check_ledger(ledger, checkpoints=reached, keys=self._reader.keys)
         return size
 
     @contextmanager
@@ -255,30 +207,6 @@ def _without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _read_back(connection: Connection, collection: Collection, found: LeafSpool) -> int:
-    amount, add = 0, found.add
-    prefix = f"{collection.name}\0"
-    for part in scan(connection, collection):
-        for stored in part:
-            add(
-                sha256((prefix + stored.key).encode()).digest(),
-                sha256(stored.image.encode()).digest(),
-            )
-        if collection.payload is not None:
-            _check_values(collection, part)
-        amount += len(part)
-    return amount
-
-
-def _check_values(collection: Collection, part: Sequence[Stored]) -> None:
-    """The image covers a value's digest, not the value: check that they belong together."""
-    for stored in part:
-        if not is_what_was_written(stored.row):
-            raise RestoreMismatch(
-                f"{collection.name} {stored.key:.200}: the value is not that of its digest"
-            )
-
-
 def _erased(course: Course, found: LeafSpool) -> int:
     """How many documents are not there because their tenant's key is destroyed.
 
@@ -287,7 +215,7 @@ def _erased(course: Course, found: LeafSpool) -> int:
     """
     erased = 0
     for key, wanted, there in course.leaves.difference(found):
-        if there != ABSENT or key not in course.erased:
+        if there != ABSENT or key not in (course.erased or ()):
             rest = islice(course.leaves.difference(found), 1000)
             raise RestoreMismatch(
                 f"document {key.hex()[:16]} should be {wanted.hex()[:16]}, the database has "
@@ -295,20 +223,6 @@ def _erased(course: Course, found: LeafSpool) -> int:
             )
         erased += 1
     return erased
-
-
-def _wanted(goal: Goal, expected: Checkpoint, course: Course) -> int:
-    """The change to reach: where the goal turned out to lie, or as far as it could have been."""
-    if course.stopped:
-        return course.seq
-    return expected.size if goal.seq is None else goal.seq
-
-
-def _is_past(base: Base, goal: Goal) -> bool:
-    """Whether the snapshot was taken after the time or the receipt that is wanted."""
-    if goal.at is not None:
-        return base.manifest.created_at > goal.at
-    return goal.receipt is not None and base.manifest.receipts > goal.receipt
 
 
 def _require_empty(engine: Engine) -> None:

@@ -33,7 +33,7 @@ class Course:
 
     Attributes:
         leaves: every document by digests, also those that could not be read.
-        erased: those whose tenant's key is destroyed, by key digest.
+        erased: those that could not be read, by key digest; None: nobody asks.
         stopped: the goal was found.
     """
 
@@ -44,7 +44,12 @@ class Course:
     last_at: int = 0
     stopped: bool = False
     links: list[Link] = field(default_factory=list)
-    erased: set[bytes] = field(default_factory=set)
+    erased: set[bytes] | None = field(default_factory=set)
+
+    def unread(self, key: bytes) -> None:
+        """A document could not be read; its digests are known all the same."""
+        if self.erased is not None:
+            self.erased.add(key)
 
 
 class Builder:
@@ -88,10 +93,13 @@ class Builder:
             self._chunk(ref, fold, course)
             done += ref.documents
             count(done)
+        self._check_base(manifest, course)
         self._load_new(fold.values())
         for change in changes:
             course.leaves.add(change.key, change.after)
-        course.erased |= {key for key, each in fold.items() if isinstance(each, Change)}
+        for key, each in fold.items():
+            if isinstance(each, Change):
+                course.unread(key)
 
     def replay(self, course: Course, count: Count) -> None:
         """Make the changes that were not folded."""
@@ -102,7 +110,7 @@ class Builder:
                 change = each.change if isinstance(each, Entry) else each
                 course.leaves.add(change.key, change.after)
                 if isinstance(each, Change):
-                    course.erased.add(change.key)
+                    course.unread(change.key)
             count(course.changes)
 
     def _next(self, course: Course) -> Sequence[Entry | Change]:
@@ -157,13 +165,23 @@ class Builder:
             if changed is not None:
                 rows += _rows_of(changed)
                 if isinstance(changed, Change):
-                    course.erased.add(change.key)
+                    course.unread(change.key)
             elif row is not None:
                 rows.append(row)
             else:
-                course.erased.add(change.key)
+                course.unread(change.key)
         with write(self._engine) as connection:
             load_rows(connection, collection, rows)
+
+    def _check_base(self, manifest: Manifest, course: Course) -> None:
+        """The chunks must make the signed state root: after a change within a segment, where a
+        goal may lie, no other root is signed that would show a missing one."""
+        if self._goal.is_head or course.leaves.root().hex() == manifest.state_root:
+            return
+        raise BackupDamaged(
+            f"the chunks of snapshot {manifest.seq} do not make the state root that is signed, "
+            f"{manifest.state_root[:16]}"
+        )
 
     def _load_new(self, entries: Iterable[Entry | Change]) -> None:
         """Load the documents that were made after the snapshot."""

@@ -14,7 +14,7 @@ from models.backup_file import BackupDamaged, BackupFile, Unseal, decode
 from models.changelog import Change, ChangelogBroken, Entry, chain_over, split_cores
 from models.checkpoint import Checkpoint, PublicKey
 from models.manifest import Manifest, ManifestError, read_manifest
-from models.restore import Finding
+from models.restore import Finding, Goal
 from models.verifier import Refused
 from stores.backup_layout import ManifestName, SegmentName, manifests, segments
 from stores.objects import ObjectDamaged, ObjectMissing, ObjectStore, ObjectTooLarge
@@ -25,6 +25,10 @@ _DAMAGE = (BackupDamaged, ObjectDamaged, ObjectMissing, ObjectTooLarge)
 
 class NothingToRestore(Exception):
     """There is no snapshot that stands; the message says what was found instead."""
+
+
+class GoalUnknown(ValueError):
+    """The goal lies past everything that was signed."""
 
 
 @dataclass
@@ -86,8 +90,12 @@ class BackupReader:
         self.region = region
         self.store = store
         self.findings = Findings()
-        self._keys = keys
+        self.keys = keys
         self.unseal = unseal
+
+    def opening(self, unseal: Unseal) -> "BackupReader":
+        """The same backup, of which ``unseal`` opens something else."""
+        return BackupReader(self.objects, self.region, self.store, self.keys, unseal)
 
     def expected(self, note: bytes) -> Checkpoint:
         """The head to reach, checked.
@@ -95,7 +103,7 @@ class BackupReader:
         Raises:
             models.verifier.Refused: it is not signed by the region, or is another store's.
         """
-        head = open_head(note, self._keys)
+        head = open_head(note, self.keys)
         if head.ledger != state_ledger(self.region, self.store):
             raise Refused("wrong-ledger", f"the expected head is that of {head.ledger}")
         return head
@@ -115,6 +123,20 @@ class BackupReader:
             f"no snapshot of store {self.store} of {self.region} at or before change {before} "
             f"stands{': ' + said if said else ''}"
         )
+
+    def base_for(self, goal: Goal, expected: Checkpoint) -> Base:
+        """The newest snapshot from which the goal can be reached.
+
+        Raises:
+            GoalUnknown: it lies past the expected head.
+            NothingToRestore: there is none.
+        """
+        if goal.seq is not None and goal.seq > expected.size:
+            raise GoalUnknown(f"seq: {goal.seq} is past the head, {expected.size}")
+        base = self.base(before=expected.size if goal.seq is None else goal.seq)
+        while _is_past(base, goal):
+            base = self.base(before=base.manifest.seq - 1)
+        return base
 
     def links(self, start: int, chain: bytes, *, until: int) -> Iterator[Link]:
         """The segments from after change ``start`` to ``until``, as far as they stand."""
@@ -197,3 +219,10 @@ class BackupReader:
         signed = (self.region, self.store, head.size, head.head, head.root.hex())
         if said != signed or manifest.seq != name.seq:
             raise BackupDamaged("it says something else than its signed head")
+
+
+def _is_past(base: Base, goal: Goal) -> bool:
+    """Whether the snapshot was taken after the time or the receipt that is wanted."""
+    if goal.at is not None:
+        return base.manifest.created_at > goal.at
+    return goal.receipt is not None and base.manifest.receipts > goal.receipt

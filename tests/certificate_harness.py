@@ -16,8 +16,9 @@ from models.canonical import canonical
 from models.checkpoint import Checkpoint, PublicKey, origin, public_key, sign
 from models.dsse import IN_TOTO_TYPE, pae
 from models.recovery import GapDecision
+from models.region_statement import key_id
 from models.restore import Gap, Goal, Phase, RestoreReport
-from models.restore_certificate import Kind, Times, key_id
+from models.restore_certificate import Kind, Times
 from models.restore_certificate_check import Certificate, verify_certificate
 from models.state_head import state_ledger
 from models.verifier import Refused

@@ -15,7 +15,9 @@ from activities.failover import FailOverActivities
 from activities.notices import NoticeActivities
 from activities.recovery import RecoveryActivities
 from activities.snapshot_reads import SnapshotReadActivities
+from activities.tenant_restore import TenantActivities
 from models.recovery import RestoreRequest, RestoreStatus
+from models.tenant_restore import TenantStatus
 from stores.checkpoints import CheckpointFiles, default_directory
 from stores.notices import NoticeBoard
 from stores.pointer import Pointer, PrimaryPointer
@@ -54,6 +56,22 @@ class Recovery:
             checkpoints=CheckpointFiles(default_directory(backup.key.path), REGION),
             unseal=backup.seals.unseal,
             certificates=directory / "certificates",
+            version="test",
+        )
+
+        self.mode = directory / "path"
+        self.mode.mkdir(exist_ok=True)
+        self.quarantine = directory / "quarantine"
+        self.tenants = TenantActivities(
+            REGION,
+            primary=self.primary,
+            follower=self,
+            objects=backup.objects,
+            witness=backup.witness,
+            key=backup.key,
+            unseal=backup.seals.unseal,
+            quarantine=self.quarantine,
+            mode=self.mode,
             version="test",
         )
 
@@ -121,7 +139,7 @@ async def recovery_worker(
     notices = NoticeActivities(
         NoticeBoard(directory / "path", REGION), wanted=lambda: True, webhook=webhook
     )
-    holders = (made.activities, failover, reads, notices, *more(made))
+    holders = (made.activities, made.tenants, failover, reads, notices, *more(made))
     made.make_worker = lambda: Worker(
         client,
         task_queue=QUEUE,
@@ -150,6 +168,15 @@ async def until_restore(handle: Handle, state: str) -> RestoreStatus:
             return found
         await asyncio.sleep(0.05)
     raise AssertionError(f"never {state}: {found}")
+
+
+async def until_tenant_waits(handle: "WorkflowHandle[object, TenantStatus]") -> TenantStatus:
+    for _ in range(400):
+        found = await handle.query("status", result_type=TenantStatus)
+        if found.state == "waiting":
+            return found
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"never waiting: {found}")
 
 
 def lose_a_segment(recovery: Recovery) -> str:

@@ -34,8 +34,9 @@ from securesystemslib.signer import SSlibKey
 from sqlalchemy import Engine
 
 from models.recovery import GapDecision
+from models.region_statement import key_id
 from models.restore import Gap, Goal, Phase
-from models.restore_certificate import Times, key_id
+from models.restore_certificate import Times
 from models.restore_certificate_check import verify_certificate
 from models.verifier import Refused
 from stores.certifying import certify

@@ -16,8 +16,9 @@ from models.verifier import Refused
 from stores.keys import ensure_key
 from stores.kv import TenantKV
 from stores.ledger import Ledger
-from stores.restore import GoalUnknown, RestoreMismatch, TargetNotEmpty
-from stores.restore_plan import NothingToRestore
+from stores.restore import TargetNotEmpty
+from stores.restore_plan import GoalUnknown, NothingToRestore
+from stores.restore_proof import RestoreMismatch
 from stores.shipping import Shipper
 from stores.snapshots import Snapshotter
 from stores.sql import open_engine

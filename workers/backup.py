@@ -9,6 +9,7 @@ from prometheus_client import Gauge
 
 from activities.recovery import RecoveryActivities, fence_store
 from activities.snapshot_reads import SnapshotReadActivities
+from activities.tenant_restore import TenantActivities
 from models.addresses import BackupAddress, RegionAddresses
 from models.changelog import ChangelogBroken
 from models.config import load_config
@@ -19,9 +20,7 @@ from stores.deadline import within
 from stores.envelope import Envelopes
 from stores.key_backup import KeyBackup
 from stores.keys import load_key
-from stores.objects import ObjectError, ObjectStore
-from stores.objects_gcs import GcsObjects
-from stores.objects_local import LocalObjects
+from stores.objects import ObjectError
 from stores.pointer import Pointer, PrimaryPointer
 from stores.sealing import BackupSeals
 from stores.shipping import Shipper
@@ -30,6 +29,7 @@ from stores.sql import StoreUnavailable, create_all, open_engine, open_existing
 from stores.state_tree import StateTree
 from stores.tenant_keys import TenantKeys, ensure_region_key
 from stores.witness import HeadRefused, Witness
+from workers.backup_places import open_objects
 from workers.process import build_id
 from workers.settings import primary_pointer
 
@@ -103,6 +103,21 @@ class RegionBackup:
             witness=self.witness,
             key=self.key.public(self.region),
             unseal=self.seals.unseal,
+        )
+
+    def tenant_activities(self) -> TenantActivities:
+        """What restores of single tenants run."""
+        return TenantActivities(
+            self.region,
+            primary=self.primary,
+            follower=self,
+            objects=self.objects,
+            witness=self.witness,
+            key=self.key,
+            unseal=self.seals.unseal,
+            quarantine=self._work / "quarantine",
+            mode=self._configured.recovery,
+            version=build_id(),
         )
 
     def primary(self) -> Pointer:
@@ -232,13 +247,6 @@ class RegionBackup:
         if self._shipper is not None:
             self._shipper.engine.dispose()
         self._tree = self._shipper = None
-
-
-def open_objects(backup: BackupAddress) -> ObjectStore:
-    """The object store that the addresses name."""
-    if not backup.objects.startswith("gs://"):
-        return LocalObjects(Path(backup.objects))
-    return GcsObjects(backup.objects.removeprefix("gs://"), endpoint=backup.objects_endpoint)
 
 
 def _say(said: str, words: str) -> str:

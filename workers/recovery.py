@@ -24,10 +24,18 @@ from workers.watch import watch_activities
 from workflows.deliver_notice import DeliverNotice
 from workflows.fail_over import FailOver
 from workflows.restore_region import RestoreRegion
+from workflows.restore_tenant import RestoreTenant
 from workflows.snapshot_region import SnapshotRegion
 from workflows.watch_region import WatchRegion
 
-RECOVERY_WORKFLOWS = [SnapshotRegion, RestoreRegion, FailOver, WatchRegion, DeliverNotice]
+RECOVERY_WORKFLOWS = [
+    SnapshotRegion,
+    RestoreRegion,
+    RestoreTenant,
+    FailOver,
+    WatchRegion,
+    DeliverNotice,
+]
 
 
 async def run_recovery(regions: list[str]) -> int:
@@ -45,7 +53,7 @@ async def run_recovery(regions: list[str]) -> int:
             raise SettingsError(f"region {region}: its addresses name no backup")
         backup = RegionBackup(addresses, addresses.backup)
         ports.add(addresses.backup.metrics_port)
-        holders: list[object] = [backup.activities()]
+        holders: list[object] = [backup.activities(), backup.tenant_activities()]
         if addresses.recovery is not None:
             holders.append(FailOverActivities(region, addresses.recovery, backup.primary))
             holders.append(backup.snapshot_reads(addresses.recovery))

@@ -1,10 +1,8 @@
 """`RestoreRegion`: bring a region's store back to what was signed, or say what is missing."""
 
 from datetime import timedelta
-from typing import Any, TypeVar
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
 from models.recovery import (
@@ -20,17 +18,11 @@ from models.recovery import (
 )
 from models.restore import RestoreReport
 from workflows.journey import STATE
+from workflows.recovery_steps import HEARTBEAT, LONG, recovery_step
 from workflows.regions import plain_words
 
-BUILD = timedelta(hours=6)
-HEARTBEAT = timedelta(seconds=60)
-PERSISTENT = RetryPolicy(
-    initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1)
-)
 PATIENCE = timedelta(days=7)
 """How long a person has to decide about a gap."""
-
-_Result = TypeVar("_Result")
 
 
 @workflow.defn(name="RestoreRegion")
@@ -93,8 +85,13 @@ class RestoreRegion:
     async def _restore(self, request: RestoreRequest, restored: str) -> None:
         self._enter("restoring")
         build = BuildStore(request=request, restored=restored, workflow=workflow.info().workflow_id)
-        built = await _activity(
-            "build_store", build, BuiltStore, "restore beside the store, and prove it", BUILD
+        built = await recovery_step(
+            "build_store",
+            build,
+            BuiltStore,
+            "restore beside the store, and prove it",
+            LONG,
+            HEARTBEAT,
         )
         self._status.report = report = built.report
         if request.dry_run:
@@ -128,8 +125,8 @@ class RestoreRegion:
             replaces=built.replaces,
         )
         try:
-            self._status.published = await _activity(
-                "publish_store", publish, Published, "make it the primary", timedelta(minutes=5)
+            self._status.published = await recovery_step(
+                "publish_store", publish, Published, "make it the primary"
             )
         except ActivityError as error:
             if isinstance(error.cause, ApplicationError) and error.cause.type == "StoreWentOn":
@@ -145,8 +142,8 @@ class RestoreRegion:
             finished=workflow.now(),
             accepted=None if built.report.complete else self._status.accepted,
         )
-        self._status.certificate = await _activity(
-            "certify_store", step, str, "sign the certificate", timedelta(minutes=5)
+        self._status.certificate = await recovery_step(
+            "certify_store", step, str, "sign the certificate"
         )
 
     async def _somebody_accepts(self, report: RestoreReport) -> bool:
@@ -161,7 +158,7 @@ class RestoreRegion:
         return self._given_up is None
 
     async def _discard(self, restored: str) -> None:
-        await _activity("discard_store", restored, bool, "throw away", timedelta(minutes=5))
+        await recovery_step("discard_store", restored, bool, "throw away")
 
     def _enter(self, state: RestorePhase, why: str = "") -> None:
         self._status.state, self._status.why = state, why
@@ -178,21 +175,6 @@ class RestoreRegion:
                 *(f"- {finding.where}: {finding.what}" for finding in report.findings),
             ]
         workflow.set_current_details("\n".join(lines))
-
-
-async def _activity(
-    name: str, argument: Any, result: type[_Result], summary: str, limit: timedelta
-) -> _Result:
-    found: _Result = await workflow.execute_activity(
-        name,
-        argument,
-        result_type=result,
-        summary=summary,
-        start_to_close_timeout=limit,
-        heartbeat_timeout=HEARTBEAT if limit == BUILD else None,
-        retry_policy=PERSISTENT,
-    )
-    return found
 
 
 def _missing(report: RestoreReport) -> str:

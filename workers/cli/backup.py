@@ -12,7 +12,7 @@ from stores.backup_layout import manifests, segments, stores
 from stores.keys import KeyFileError, load_key
 from stores.objects import ObjectError
 from stores.witness import Witness, open_head
-from workers.backup import open_objects
+from workers.backup_places import open_objects
 from workers.cli.output import NEGATIVE, UNREACHABLE, emit_json, emit_table, fail
 from workers.cli.temporal import next_id, region_client, run
 from workers.settings import load_region, primary_pointer

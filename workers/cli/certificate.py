@@ -7,8 +7,9 @@ import typer
 from rich.markup import escape
 
 from models.checkpoint import PublicKey, parse_key
+from models.region_statement import MAX_BYTES
 from models.restore_certificate import RestorePredicate, RestoreStatement
-from models.restore_certificate_check import MAX_BYTES, read_certificate, verify_certificate
+from models.restore_certificate_check import read_certificate, verify_certificate
 from models.verifier import Refused
 from workers.cli.output import NEGATIVE, USAGE, console, emit_json, fail
 

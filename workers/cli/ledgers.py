@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sqlalchemy.engine import make_url
 
+from models.addresses import BackupAddress
 from models.checkpoint import Checkpoint, PublicKey
 from models.ids import CONTROL_LEDGER
 from models.receipts import ReceiptError
@@ -15,14 +16,17 @@ from stores.checkpoints import CheckpointError, CheckpointFiles, default_directo
 from stores.keys import KeyFileError, load_key
 from stores.ledger import Ledger
 from stores.proofs import ProofError
+from stores.repair_evidence import ABANDONED
 from stores.sql import StoreUnavailable, engine_for
 from workers.cli.output import NEGATIVE, UNREACHABLE, USAGE, fail
 from workers.settings import (
     SettingsError,
     control_file,
+    home,
     known_regions,
     load_control,
     load_region,
+    primary_pointer,
 )
 
 
@@ -33,6 +37,8 @@ class LedgerPlace:
     name: str
     database: str
     signing_key: Path
+    former: tuple[str, ...] = ()
+    backup: BackupAddress | None = None
 
     def open(self) -> Ledger:
         """Open for reading; raises `SettingsError` rather than make an empty database."""
@@ -48,8 +54,19 @@ class LedgerPlace:
         return CheckpointFiles(default_directory(self.signing_key), self.name)
 
     def checkpoints(self) -> list[Checkpoint]:
-        """The checkpoints outside the database, signatures checked; raises `Refused`."""
-        return self.files().open([self.public_key()])
+        """The checkpoints outside the database, signatures checked; raises `Refused`.
+
+        Those of branches that were left are among them: a repair must excuse them.
+        """
+        return self.files().open_all([self.public_key()])
+
+    def repairs(self) -> Path:
+        """Where the evidence of its repairs is."""
+        return home() / "repairs" / self.name
+
+    def branches(self) -> list[Path]:
+        """The branches that were left, as far as their receipts were kept."""
+        return sorted(self.repairs().glob(f"*/{ABANDONED}"))
 
 
 def known_ledgers() -> list[LedgerPlace]:
@@ -60,7 +77,16 @@ def known_ledgers() -> list[LedgerPlace]:
         places.append(LedgerPlace(CONTROL_LEDGER, control.database, control.signing_key))
     for region in known_regions():
         addresses = load_region(region)
-        places.append(LedgerPlace(region, addresses.database, addresses.signing_key))
+        pointer = primary_pointer(region).read()
+        places.append(
+            LedgerPlace(
+                region,
+                addresses.database,
+                addresses.signing_key,
+                former=() if pointer is None else pointer.former,
+                backup=addresses.backup,
+            )
+        )
     if not places:
         raise SettingsError("this home has no ledgers: is the stack set up? (`chainring up`)")
     return places

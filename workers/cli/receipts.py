@@ -19,10 +19,13 @@ from stores.ledger import Ledger
 from stores.proofs import Prover
 from workers.cli.ledgers import LedgerPlace, find_ledger, known_ledgers, refusals
 from workers.cli.output import NEGATIVE, console, emit_json, emit_table, fail
+from workers.cli.receipts_repair import repair
 
 app = typer.Typer(help="Read, verify and sign the receipt ledgers.", no_args_is_help=True)
 
 LedgerArg = Annotated[str, typer.Argument(help="control, or a region's code")]
+app.command()(repair)
+
 JsonOpt = Annotated[bool, typer.Option("--json", help="for scripts")]
 StrictOpt = Annotated[bool, typer.Option(help="parse every receipt fully, not only the chain")]
 
@@ -125,11 +128,14 @@ def export(
         vkey = place.public_key().vkey()
         opened = place.open()
         (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+        notes = list(place.files().named_notes())  # first: all of these must be in the export
         count = _write_lines(opened, out / f"{ledger}.jsonl")
         (out / f"{ledger}.vkey").write_text(vkey + "\n")
-        notes = [path for path in place.files().paths() if int(path.stem) <= count]
-        for path in notes:
-            write_atomic(out / "checkpoints" / path.name, path.read_bytes())
+        for name, note in notes:
+            write_atomic(out / "checkpoints" / name, note)
+        for path in place.branches():
+            (out / "branches").mkdir(exist_ok=True)
+            shutil.copyfile(path, out / "branches" / f"{path.parent.name}.jsonl")
         shutil.copyfile(verifier.__file__, out / "verifier.py")
     if as_json:
         emit_json({"ledger": ledger, "receipts": count, "checkpoints": len(notes), "to": out})
@@ -226,13 +232,16 @@ def _as_json(stored: StoredReceipt) -> dict[str, Any]:
 
 def _verify(place: LedgerPlace, file: Path | None, *, strict: bool) -> dict[str, Any]:
     try:
-        checkpoints = place.checkpoints()
+        given: Any = {
+            "checkpoints": place.checkpoints(),
+            "keys": [place.public_key()],
+            "branches": [list(verifier.read_lines(path)) for path in place.branches()],
+            "strict": strict,
+        }
         if file is None:
-            report = check_ledger(place.open(), checkpoints=checkpoints, strict=strict)
+            report = check_ledger(place.open(), **given)
         else:
-            report = check_export(
-                file, ledger=place.name, checkpoints=checkpoints, strict=strict, processes=2
-            )
+            report = check_export(file, ledger=place.name, processes=2, **given)
     except Refused as refusal:
         return {
             "ledger": place.name,
@@ -248,6 +257,7 @@ def _verify(place: LedgerPlace, file: Path | None, *, strict: bool) -> dict[str,
         "head": report.head,
         "checkpoints": len(report.checkpoints),
         "signed": report.checkpoints[-1] if report.checkpoints else 0,
+        "repaired": verifier.repair_lines(report),
     }
 
 
@@ -257,6 +267,8 @@ def _print_result(result: dict[str, Any]) -> None:
         signed = f"{result['signed']} signed" if result["checkpoints"] else "no checkpoint yet"
         line = f"[green]verified[/green] {name}: {result['receipts']} receipts, {signed}"
         console.print(f"{line}, head {result['head'][:12]}", highlight=False)
+        for said in result["repaired"]:
+            console.print(f"  [yellow]{said}[/yellow]", highlight=False, soft_wrap=True)
         return
     where = "" if result["seq"] is None else f"receipt {result['seq']}: "
     console.print(
@@ -272,7 +284,8 @@ def _write_lines(ledger: Ledger, path: Path) -> int:
     count = 0
     with temporary.open("wb") as file:
         for stored in ledger.read():
-            file.write(stored.data + b"\n")
-            count += 1
+            if b"\n" not in stored.data:  # no receipt has one: it is damaged, and not a line
+                file.write(stored.data + b"\n")
+                count += 1
     temporary.replace(path)
     return count

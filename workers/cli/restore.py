@@ -1,7 +1,7 @@
 """`chainring restore`: bring a region's store back, beside the live one, and decide about gaps."""
 
 import asyncio
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +11,13 @@ from temporalio.client import Client, WorkflowHandle
 from models.recovery import GapDecision, RestoreRequest, RestoreStatus
 from models.restore import Goal
 from workers.cli.output import NEGATIVE, OK, USAGE, emit_json, emit_table, fail
+from workers.cli.restore_tenant import (
+    tenant,
+    tenant_apply,
+    tenant_give_up,
+    tenant_status,
+    tenant_verify,
+)
 from workers.cli.temporal import next_id, region_client, run
 from workers.temporal_setup import RECOVERY_QUEUE
 
@@ -21,6 +28,9 @@ RegionArg = Annotated[str, typer.Argument(help="the region's code, such as eu")]
 IdArg = Annotated[str, typer.Argument(help="workflow id, such as restore/eu/1")]
 ActorOpt = Annotated[str, typer.Option(help="who decides; kept in the receipt")]
 ReasonOpt = Annotated[str, typer.Option(help="why; kept in the receipt")]
+
+for command in (tenant, tenant_status, tenant_apply, tenant_give_up, tenant_verify):
+    app.command()(command)
 
 GOOD = ("published", "proved")
 OVER = (*GOOD, "given up", "failed")
@@ -52,7 +62,7 @@ def start(
     Example: chainring restore start eu --actor ana --reason "disk lost"
     """
     if to_time is not None and to_time.tzinfo is None:
-        to_time = to_time.astimezone()
+        to_time = to_time.replace(tzinfo=UTC)
     request = RestoreRequest(
         goal=Goal(seq=to_seq, at=to_time, receipt=to_receipt),
         store=store,
