@@ -22,11 +22,10 @@ from models.recovery import (
     SnapshotRequest,
 )
 from models.restore_certificate import Times
-from stores.backup_layout import certificate_name, epoch_name
-from stores.certifying import certify
+from stores.backup_layout import epoch_name
+from stores.certifying import certify, keep_certificate
 from stores.changelog import NotProtected, fence
 from stores.checkpoints import CheckpointFiles
-from stores.files import write_atomic
 from stores.keys import SigningKey
 from stores.ledger import Ledger
 from stores.objects import ObjectStore
@@ -156,10 +155,7 @@ class RecoveryActivities:
             acceptance=step.accepted,
         )
         store = built.report.restored_store
-        self._objects.put(certificate_name(self._region, store), data)
-        self._certificates.mkdir(parents=True, exist_ok=True)
-        path = self._certificates / f"{self._region}-{store}.json"
-        write_atomic(path, data)
+        path = keep_certificate(self._objects, self._certificates, self._region, store, data)
         return str(path)
 
     @activity.defn

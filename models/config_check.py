@@ -77,7 +77,8 @@ ENFORCED: dict[str, str] = {
     "restore.replay_transactions": "the changelog is replayed from the snapshot to the goal",
     "restore.verify_consistency": "every document is checked against its table's schema",
     "restore.healing_check_enabled": "the state root is rebuilt from every restored document",
-    "sla": "each restore's times and losses are held against it; a miss is in its report",
+    "sla": "recoveries and drills are held against it; a miss is an incident",
+    "testing": "which drills `chainring schedules` starts, and in how many regions a week",
     "audit_trail.retention_years": "no command removes a receipt or archived evidence at all",
 }
 """Keys that are acted on, and by what. A section's name stands for all of its keys."""
@@ -103,7 +104,6 @@ NOT_ENFORCED: dict[str, str] = {
     "backup.retention_days": "nothing of a backup is removed yet",
     "backup.backup_validation_sampling_percent": "no backup is validated by itself yet; "
     "`chainring restore --dry-run` restores one on the side",
-    "testing": "no drill is started by itself yet; `chainring restore --dry-run` is one",
 }
 """Keys that are accepted and checked in form, but that nothing acts on yet, and what is missing."""
 

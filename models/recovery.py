@@ -127,6 +127,7 @@ class RestoreStatus(BaseModel):
     accepted: GapDecision | None = None
     published: Published | None = None
     certificate: str = Field(default="", description="path of the signed certificate")
+    incident: str = Field(default="", description="workflow id, where an SLA was missed")
 
 
 class FailOverRequest(_Model):
@@ -179,3 +180,4 @@ class FailOverStatus(BaseModel):
     normal_at: AwareDatetime | None = None
     restore: RestoreStatus | None = None
     drained: Drained | None = None
+    incident: str = Field(default="", description="workflow id, where an SLA was missed")

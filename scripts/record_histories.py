@@ -36,6 +36,7 @@ from temporalio.client import WorkflowFailureError
 from test_production import Source, until_production
 from vulnerability_harness import directory, osv
 
+from models.drill import DrillRequest
 from models.ids import short
 from models.production import ProductionState
 from models.recovery import FailOverRequest, GapDecision, SnapshotRequest
@@ -255,9 +256,31 @@ async def restored(plane: Plane, _fleet: Fleet) -> dict[str, Any]:
         return {**found, "fail-over": over}
 
 
+async def drilled(plane: Plane, _fleet: Fleet) -> dict[str, Any]:
+    """A drill that does not get there, and the incident that it opens."""
+    with tempfile.TemporaryDirectory() as directory:
+        async with recovery_worker(Path(directory), plane.client) as recovery:
+            recovery.backup.work(10)
+            recovery.backup.snapshot()
+            recovery.backup.work(5)
+            recovery.backup.ship()
+            lose_a_segment(recovery)
+            drill = await plane.client.start_workflow(
+                "RecoveryDrill", DrillRequest(), id="drill/eu/1", task_queue=QUEUE
+            )
+            with contextlib.suppress(WorkflowFailureError):
+                await drill.result()
+            [opened] = (await drill.query("status"))["incidents"]
+            incident = plane.client.get_workflow_handle(opened)
+            for update in ("acknowledge", "resolve"):
+                await incident.execute_update(update, {"actor": "ana", "reason": "recorded"})
+            await incident.result()
+        return {"recovery-drill": drill, "recovery-incident": incident}
+
+
 SCENARIOS: list[Scenario] = [
     *(completed, steered, rolled_back, cancelled, skipped, waited, verified),
-    *(broken_glass, incident, production, evidence, restored),
+    *(broken_glass, incident, production, evidence, restored, drilled),
 ]
 
 

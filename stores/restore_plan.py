@@ -72,7 +72,11 @@ class Link:
 
 
 class BackupReader:
-    """One store's backup, read with the public keys of its region and the keys of its tenants."""
+    """One store's backup, read with the public keys of its region and the keys of its tenants.
+
+    Args:
+        oldest_first: begin with the oldest snapshot that stands, so that most is replayed.
+    """
 
     def __init__(
         self,
@@ -81,6 +85,8 @@ class BackupReader:
         store: str,
         keys: Sequence[PublicKey],
         unseal: Unseal,
+        *,
+        oldest_first: bool = False,
     ) -> None:
         self.objects = objects
         self.region = region
@@ -88,6 +94,7 @@ class BackupReader:
         self.findings = Findings()
         self._keys = keys
         self.unseal = unseal
+        self._oldest_first = oldest_first
 
     def expected(self, note: bytes) -> Checkpoint:
         """The head to reach, checked.
@@ -101,13 +108,13 @@ class BackupReader:
         return head
 
     def base(self, *, before: int) -> Base:
-        """The newest snapshot that stands and holds nothing after change ``before``.
+        """The newest snapshot that stands and holds nothing after change ``before``, or the oldest.
 
         Raises:
             NothingToRestore: there is none.
         """
         found = manifests(self.objects, self.region, self.store)
-        for name in sorted(found, key=lambda each: each.seq, reverse=True):
+        for name in sorted(found, key=lambda each: each.seq, reverse=not self._oldest_first):
             if name.seq <= before and (manifest := self._manifest(name)) is not None:
                 return Base(name.object.name, manifest)
         said = "; ".join(f"{each.where}: {each.what}" for each in self.findings.list)

@@ -21,7 +21,7 @@ from models.manifest import ChunkRef, Manifest
 from stores.backup_layout import chunk_name, manifest_name
 from stores.changelog import identity_in, last_seq
 from stores.collections import COLLECTIONS, Collection
-from stores.document_scan import Stored, scan
+from stores.document_scan import Stored, scan, scan_images
 from stores.leaf_spool import LeafSpool
 from stores.ledger import Ledger
 from stores.objects import ObjectExists, ObjectInfo, ObjectStore
@@ -49,6 +49,20 @@ class Snapshot:
     name: str
     manifest: Manifest
     new_chunks: int
+
+
+@dataclass(frozen=True)
+class LiveState:
+    """A store's documents as they are after one change, and the head that is signed for it.
+
+    ``root`` is made of the documents themselves, ``signed_root`` is what the changelog makes them.
+    """
+
+    store: str
+    seq: int
+    root: bytes
+    signed_root: bytes
+    head: str
 
 
 class Snapshotter:
@@ -109,6 +123,25 @@ class Snapshotter:
         name = manifest_name(manifest.region, manifest.store, seq, digest)
         self._shipper.objects.put(name, data)
         return Snapshot(name, manifest, self._new)
+
+    def live_state(self, progress: Progress = lambda _documents: None) -> LiveState:
+        """Read every document of the store as it is now, without keeping anything.
+
+        Raises:
+            ObjectsUnavailable, StoreUnavailable: try again.
+        """
+        done = 0
+        with read(self._engine) as connection, LeafSpool() as leaves:
+            with self._shipper.alone:
+                seq = last_seq(connection)
+                position, head, signed = self._shipper.advance(seq)
+            for collection in COLLECTIONS:
+                for part in scan_images(connection, collection):
+                    for key, image, _payload in part:
+                        leaves.add(key_digest(collection.name, key), document_digest(image))
+                    done += len(part)
+                    progress(done)
+            return LiveState(position.store, seq, leaves.root(), signed, head)
 
     def _chunks(
         self, connection: Connection, store: str, leaves: LeafSpool, progress: Progress

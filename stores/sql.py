@@ -109,6 +109,19 @@ def open_engine(url: str) -> Engine:
     )
 
 
+def open_present(url: str) -> Engine:
+    """An engine on a database that is there: SQLite would make a new one in place of a lost one.
+
+    Raises:
+        StoreUnavailable: it is not.
+    """
+    if url.startswith("sqlite:///"):
+        path = Path(url.removeprefix("sqlite:///"))
+        if not path.exists():
+            raise StoreUnavailable("unreachable", f"{path} is not there")
+    return open_engine(url)
+
+
 def open_scratch(url: str) -> Engine:
     """An engine for building a whole database, which is thrown away unless `settle` returns.
 

@@ -1,24 +1,31 @@
 """A region's recovery worker over a store and a backup in a directory, for tests of workflows."""
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 
 from recovery_harness import REGION, Backup
 from temporalio.client import Client, WorkflowHandle
+from temporalio.service import RPCError
 from temporalio.worker import Worker
 
+from activities.drills import DrillActivities
 from activities.failover import FailOverActivities
 from activities.recovery import RecoveryActivities
+from activities.recovery_incidents import RecoveryIncidentActivities
+from models.config_recovery import Sla
 from models.recovery import RestoreRequest, RestoreStatus
 from stores.checkpoints import CheckpointFiles, default_directory
+from stores.drill import Driller
 from stores.pointer import Pointer, PrimaryPointer
+from stores.scratch import ScratchStores
 from stores.shipping import Shipper
 from stores.snapshots import Snapshotter
-from stores.sql import open_engine
+from stores.sql import StoreUnavailable, open_engine
 from workers.process import activities_of, sandbox
 from workers.recovery import RECOVERY_WORKFLOWS
 
@@ -52,6 +59,36 @@ class Recovery:
             version="test",
         )
 
+        checkpoints = CheckpointFiles(default_directory(backup.key.path), REGION)
+        self.sla = Sla()
+        self.drills = DrillActivities(
+            REGION,
+            primary=self.primary,
+            driller=Driller(
+                REGION,
+                live=self,
+                objects=backup.objects,
+                witness=backup.witness,
+                key=backup.key,
+                checkpoints=checkpoints,
+                unseal=backup.seals.unseal,
+                unsealing_from_backup=lambda: nullcontext(backup.seals.unseal),
+            ),
+            scratch=ScratchStores(directory / "scratch"),
+            objects=backup.objects,
+            key=backup.key,
+            certificates=directory / "certificates",
+            version="test",
+            sla=lambda: self.sla,
+        )
+        self.incidents = RecoveryIncidentActivities(
+            REGION,
+            primary=self.primary,
+            objects=backup.objects,
+            key=backup.key,
+            sla=lambda: self.sla,
+        )
+
     def primary(self) -> Pointer:
         found = self.pointer.read()
         assert found is not None
@@ -59,6 +96,9 @@ class Recovery:
 
     def snapshotter(self) -> Snapshotter:
         """The follower's part: a snapshot is one call here."""
+        if not (self.backup.directory / "region.db").exists():
+            raise StoreUnavailable("unreachable", "the disk is lost")
+        self.close()
         context = self.backup.shipper()
         self._open = context
         return Snapshotter(self.backup.engine, context.__enter__())
@@ -91,13 +131,22 @@ async def recovery_worker(directory: Path, client: Client) -> AsyncIterator[Reco
         client,
         task_queue=QUEUE,
         workflows=RECOVERY_WORKFLOWS,
-        activities=activities_of(made.activities, failover),
+        activities=activities_of(made.activities, failover, made.drills, made.incidents),
         activity_executor=ThreadPoolExecutor(4),
         workflow_runner=sandbox(),
     ):
         yield made
+        await _end_incidents(client)
     made.close()
     made.backup.engine.dispose()
+
+
+async def _end_incidents(client: Client) -> None:
+    """The server is the session's: no test sees the incidents of another."""
+    query = 'WorkflowType = "RecoveryIncident" AND ExecutionStatus = "Running"'
+    async for each in client.list_workflows(query):
+        with contextlib.suppress(RPCError):  # it has ended meanwhile
+            await client.get_workflow_handle(each.id).terminate("the test is over")
 
 
 async def restore_status(handle: Handle) -> RestoreStatus:

@@ -6,12 +6,11 @@ import threading
 from pathlib import Path
 
 from prometheus_client import Gauge
-from sqlalchemy import Engine
 
 from activities.recovery import RecoveryActivities, fence_store
 from models.addresses import BackupAddress, RegionAddresses
 from models.changelog import ChangelogBroken
-from models.config import load_config
+from models.config import Config, load_config
 from stores.backup_layout import manifests
 from stores.changelog import NotProtected, identity
 from stores.checkpoints import CheckpointFiles, default_directory
@@ -25,7 +24,7 @@ from stores.pointer import Pointer, PrimaryPointer
 from stores.sealing import BackupSeals
 from stores.shipping import Shipper
 from stores.snapshots import SnapshotMismatch, Snapshotter
-from stores.sql import StoreUnavailable, create_all, open_engine
+from stores.sql import StoreUnavailable, create_all, open_engine, open_present
 from stores.state_tree import StateTree
 from stores.tenant_keys import TenantKeys, ensure_region_key
 from stores.witness import HeadRefused, Witness
@@ -53,17 +52,17 @@ class RegionBackup:
     def __init__(self, addresses: RegionAddresses, backup: BackupAddress) -> None:
         self.region = addresses.region
         self._configured = addresses
-        self._work = backup.work
+        self.work = backup.work
         self.objects = open_objects(backup)
         self.witness = Witness(backup.witness)
         self.key = load_key(addresses.signing_key)
         self.pointer: PrimaryPointer = primary_pointer(self.region)
         engine = open_engine(backup.tenant_keys)
         create_all(engine)
-        region_key = ensure_region_key(backup.region_key)
-        self._keys = KeyBackup(self.region, self.objects, TenantKeys(engine, region_key))
-        self.seals = BackupSeals(Envelopes(self._keys.keys), region_key)
-        self._every = load_config(addresses.config.read_text()).backup.changelog_interval_seconds
+        self.region_key = ensure_region_key(backup.region_key)
+        self._keys = KeyBackup(self.region, self.objects, TenantKeys(engine, self.region_key))
+        self.seals = BackupSeals(Envelopes(self._keys.keys), self.region_key)
+        self._every = self.config().backup.changelog_interval_seconds
         self._fenced: set[str] = set()
         self._based: set[str] = set()
         self._tree: StateTree | None = None
@@ -71,9 +70,22 @@ class RegionBackup:
         self._shipper: Shipper | None = None
         self._lock = threading.RLock()
 
+    def config(self) -> Config:
+        """The fleet's configuration as it is now."""
+        return load_config(self._configured.config.read_text())
+
+    @property
+    def checkpoints(self) -> CheckpointFiles:
+        """Those of the region's ledger that are kept outside of its store."""
+        return CheckpointFiles(default_directory(self.key.path), self.region)
+
+    @property
+    def certificates(self) -> Path:
+        """Where certificates are kept beside the backup."""
+        return self.work / "certificates"
+
     def activities(self) -> RecoveryActivities:
         """What the region's recovery workflows run."""
-        checkpoints = CheckpointFiles(default_directory(self.key.path), self.region)
         return RecoveryActivities(
             self.region,
             primary=self.primary,
@@ -82,9 +94,9 @@ class RegionBackup:
             objects=self.objects,
             witness=self.witness,
             key=self.key,
-            checkpoints=checkpoints,
+            checkpoints=self.checkpoints,
             unseal=self.seals.unseal,
-            certificates=self._work / "certificates",
+            certificates=self.certificates,
             version=build_id(),
         )
 
@@ -153,14 +165,14 @@ class RegionBackup:
         primary = self.primary()
         if self._shipper is None or self._following != primary.store:
             self._close()
-            engine = _opened(primary.database)
+            engine = open_present(primary.database)
             seen = identity(engine, self.region)
             if seen.id != primary.store:
                 engine.dispose()
                 raise NotProtected(
                     f"the database is store {seen.id}, the primary is {primary.store}: restore it"
                 )
-            self._tree = StateTree(self._work / f"{primary.store}.tree")
+            self._tree = StateTree(self.work / f"{primary.store}.tree")
             self._shipper = Shipper(
                 engine,
                 self.region,
@@ -205,15 +217,6 @@ def open_objects(backup: BackupAddress) -> ObjectStore:
     if not backup.objects.startswith("gs://"):
         return LocalObjects(Path(backup.objects))
     return GcsObjects(backup.objects.removeprefix("gs://"), endpoint=backup.objects_endpoint)
-
-
-def _opened(database: str) -> Engine:
-    """An engine on a database that is there: SQLite would make a new one in place of a lost one."""
-    if database.startswith("sqlite:///"):
-        path = Path(database.removeprefix("sqlite:///"))
-        if not path.exists():
-            raise StoreUnavailable("unreachable", f"{path} is not there")
-    return open_engine(database)
 
 
 def _say(said: str, words: str) -> str:

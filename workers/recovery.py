@@ -12,11 +12,20 @@ from workers.backup import RegionBackup
 from workers.process import activities_of, connect, log, make_worker, stop_asked
 from workers.settings import SettingsError, load_region
 from workers.temporal_setup import RECOVERY_QUEUE
+from workers.upkeep import upkeep
 from workflows.fail_over import FailOver
+from workflows.recovery_drill import RecoveryDrill
+from workflows.recovery_incident import RecoveryIncident
 from workflows.restore_region import RestoreRegion
 from workflows.snapshot_region import SnapshotRegion
 
-RECOVERY_WORKFLOWS = [SnapshotRegion, RestoreRegion, FailOver]
+RECOVERY_WORKFLOWS: list[type] = [
+    SnapshotRegion,
+    RestoreRegion,
+    FailOver,
+    RecoveryDrill,
+    RecoveryIncident,
+]
 
 
 async def run_recovery(regions: list[str]) -> int:
@@ -32,7 +41,7 @@ async def run_recovery(regions: list[str]) -> int:
         if addresses.backup is None:
             raise SettingsError(f"region {region}: its addresses name no backup")
         backup = RegionBackup(addresses, addresses.backup)
-        holders: list[object] = [backup.activities()]
+        holders: list[object] = [backup.activities(), *upkeep(backup)]
         if addresses.recovery is not None:
             holders.append(FailOverActivities(region, addresses.recovery, backup.primary))
         temporal = addresses.temporal.model_copy(update={"task_queue": RECOVERY_QUEUE})

@@ -17,7 +17,9 @@ from models.recovery import (
     RestoreRequest,
     RestoreStatus,
 )
+from models.recovery_incident import JudgeFailOver
 from workflows.journey import STATE
+from workflows.recovery_steps import judged, source
 from workflows.regions import plain_words
 
 QUICK = timedelta(minutes=1)
@@ -94,6 +96,14 @@ class FailOver:
         )
         self._status.normal_at = workflow.now()
         self._enter("normal")
+        if workflow.patched("sla-incidents"):
+            step = JudgeFailOver(
+                started=self._status.started,
+                degraded_at=self._status.degraded_at,
+                normal_at=self._status.normal_at,
+                source=source(),
+            )
+            self._status.incident = await judged(step)
 
     def _enter(self, state: FailOverPhase, why: str = "") -> None:
         self._status.state, self._status.why = state, why

@@ -18,8 +18,10 @@ from models.recovery import (
     RestoreRequest,
     RestoreStatus,
 )
+from models.recovery_incident import JudgeRestore
 from models.restore import RestoreReport
 from workflows.journey import STATE
+from workflows.recovery_steps import judged, source
 from workflows.regions import plain_words
 
 BUILD = timedelta(hours=6)
@@ -121,6 +123,9 @@ class RestoreRegion:
         )
         await self._certify(built)
         self._enter("published", _missing(report))
+        if workflow.patched("sla-incidents"):
+            step = JudgeRestore(restored=restored, source=source())
+            self._status.incident = await judged(step)
 
     async def _certify(self, built: BuiltStore) -> None:
         step = CertifyStore(
