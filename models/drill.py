@@ -28,14 +28,16 @@ class _Model(BaseModel):
 
 
 class Rotation(_Model):
-    """A rehearsal takes ``sample`` of the regions, others each week."""
+    """A rehearsal takes ``sample`` of the regions, others each week; ``region`` is this one."""
 
+    region: RegionCode
     regions: list[RegionCode] = Field(min_length=1)
     sample: int = Field(ge=1)
 
-    def takes_part(self, region: str, at: datetime) -> bool:
-        """Whether it is the region's turn in the week of ``at``."""
-        return region in turn(self.regions, self.sample, (at - _EPOCH) // _WEEK)
+    def takes_part(self, at: datetime) -> bool:
+        """Whether it is the region's turn in the week of ``at``; always, if it is none of them."""
+        turns = turn(self.regions, self.sample, (at - _EPOCH) // _WEEK)
+        return self.region in turns or self.region not in self.regions
 
 
 class DrillRequest(_Model):

@@ -34,12 +34,14 @@ from rollout_harness import (
 )
 from temporalio.client import WorkflowFailureError
 from test_production import Source, until_production
+from test_validate_backup import flip_a_chunk
 from vulnerability_harness import directory, osv
 
 from models.drill import DrillRequest
 from models.ids import short
 from models.production import ProductionState
 from models.recovery import FailOverRequest, GapDecision, SnapshotRequest
+from models.validation import ValidateRequest
 
 HISTORIES = ROOT / "tests" / "histories"
 Scenario = Callable[[Plane, Fleet], Awaitable[dict[str, Any]]]
@@ -278,9 +280,27 @@ async def drilled(plane: Plane, _fleet: Fleet) -> dict[str, Any]:
         return {"recovery-drill": drill, "recovery-incident": incident}
 
 
+async def validated(plane: Plane, _fleet: Fleet) -> dict[str, Any]:
+    """A chunk of the backup has a flipped bit."""
+    with tempfile.TemporaryDirectory() as directory:
+        async with recovery_worker(Path(directory), plane.client) as recovery:
+            recovery.backup.work(10)
+            recovery.backup.snapshot()
+            flip_a_chunk(recovery.backup)
+            found = await plane.client.start_workflow(
+                "ValidateBackup",
+                ValidateRequest(everything=True),
+                id="validate/eu/1",
+                task_queue=QUEUE,
+            )
+            await found.result()
+        return {"validate-backup": found}
+
+
 SCENARIOS: list[Scenario] = [
     *(completed, steered, rolled_back, cancelled, skipped, waited, verified),
     *(broken_glass, incident, production, evidence, restored, drilled),
+    *(validated,),
 ]
 
 

@@ -2,8 +2,9 @@
 
 <region>/stores/<store>.json
 <region>/<store>/changelog/<first>-<last>-<digest>.seg
-<region>/<store>/chunks/<digest of the cores>.chunk
+<region>/<store>/chunks/<digest of the cores>.chunk, and <...>-<copy>.chunk instead of a bad one
 <region>/<store>/snapshots/<seq>-<digest>.json
+<region>/<store>/bad/<kind>/<leaf>.json
 """
 
 import re
@@ -39,9 +40,34 @@ def segment_name(region: str, store: str, first: int, last: int, chain: bytes) -
     return f"{region}/{store}/changelog/{first:016d}-{last:016d}-{chain.hex()[:32]}.seg"
 
 
-def chunk_name(region: str, store: str, digest: bytes) -> str:
-    """A chunk's name by the SHA-256 of its cores: the same documents have the same name."""
-    return f"{region}/{store}/chunks/{digest.hex()}.chunk"
+def chunk_name(region: str, store: str, digest: bytes, copy: int = 0) -> str:
+    """A chunk's name by the SHA-256 of its cores: the same documents have the same name.
+
+    Args:
+        copy: another object for the same documents, where those before it are bad.
+    """
+    number = f"-{copy}" if copy else ""
+    return f"{region}/{store}/chunks/{digest.hex()}{number}.chunk"
+
+
+def chunk_copies(objects: ObjectStore, name: str) -> list[str]:
+    """All objects that are there for a chunk's documents, by the name of one of them."""
+    stem = name.removesuffix(".chunk").rpartition("/")
+    prefix = f"{stem[0]}/{stem[2].partition('-')[0]}"
+    return [found.name for found in objects.list(prefix)]
+
+
+def bad_name(name: str) -> str:
+    """The name of the object that says that another one of a store is bad."""
+    region, store, kind, leaf = name.split("/")
+    return f"{region}/{store}/bad/{kind}/{leaf}.json"
+
+
+def bad_objects(objects: ObjectStore, region: str, store: str) -> set[str]:
+    """Names of a store's objects that were found to be bad."""
+    prefix = f"{region}/{store}/bad/"
+    names = [found.name.removeprefix(prefix) for found in objects.list(prefix)]
+    return {f"{region}/{store}/{each.removesuffix('.json')}" for each in names}
 
 
 def manifest_name(region: str, store: str, seq: int, digest: bytes) -> str:

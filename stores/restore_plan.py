@@ -16,7 +16,8 @@ from models.checkpoint import Checkpoint, PublicKey
 from models.manifest import Manifest, ManifestError, read_manifest
 from models.restore import Finding
 from models.verifier import Refused
-from stores.backup_layout import ManifestName, SegmentName, manifests, segments
+from stores.backup_chunks import lost_chunk
+from stores.backup_layout import ManifestName, SegmentName, bad_objects, manifests, segments
 from stores.objects import ObjectDamaged, ObjectMissing, ObjectStore, ObjectTooLarge
 from stores.witness import open_head, state_ledger
 
@@ -95,6 +96,7 @@ class BackupReader:
         self._keys = keys
         self.unseal = unseal
         self._oldest_first = oldest_first
+        self._bad: set[str] | None = None
 
     def expected(self, note: bytes) -> Checkpoint:
         """The head to reach, checked.
@@ -193,6 +195,11 @@ class BackupReader:
             Refused,
         ) as error:
             self.findings.add(name.object.name, str(error))
+            return None
+        if self._bad is None:
+            self._bad = bad_objects(self.objects, self.region, self.store)
+        if lost := lost_chunk(self.objects, manifest, self._bad):
+            self.findings.add(name.object.name, f"its chunk {lost} is bad")
             return None
         return manifest
 

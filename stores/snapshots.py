@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -18,7 +19,7 @@ from models.backup_file import ChunkRow, encode_chunk
 from models.changelog import ABSENT, Change, Op
 from models.documents import SCHEMA_VERSION, document_digest, key_digest, tenant_of_key
 from models.manifest import ChunkRef, Manifest
-from stores.backup_layout import chunk_name, manifest_name
+from stores.backup_layout import bad_objects, chunk_name, manifest_name
 from stores.changelog import identity_in, last_seq
 from stores.collections import COLLECTIONS, Collection
 from stores.document_scan import Stored, scan, scan_images
@@ -81,6 +82,7 @@ class Snapshotter:
         self._checkpoint = checkpoint
         self._clock = clock
         self._new = 0
+        self._bad: set[str] = set()
 
     def snapshot(self, progress: Progress = lambda _documents: None) -> Snapshot:
         """Snapshot the store as it is now, and prove that it is what was signed.
@@ -96,6 +98,7 @@ class Snapshotter:
                 seq = last_seq(connection)
                 receipts = Ledger(self._engine, identity.region).head(connection=connection).size
                 position, head, root = self._shipper.advance(seq)
+            self._bad = bad_objects(self._shipper.objects, identity.region, identity.id)
             chunks = list(self._chunks(connection, identity.id, leaves, progress))
             found = leaves.root()
             if found != root:
@@ -158,7 +161,7 @@ class Snapshotter:
         """Put a chunk unless it is there from before."""
         cores = hashlib.sha256(b"".join([row.change.core() for row in rows])).digest()
         objects = self._shipper.objects
-        name = chunk_name(self._shipper.region, store, cores)
+        name = self._name(store, cores)
         found = objects.stat(name) or self._put(objects, name, store, rows)
         return ChunkRef(
             name=name,
@@ -167,6 +170,11 @@ class Snapshotter:
             cores=cores.hex(),
             documents=len(rows),
         )
+
+    def _name(self, store: str, cores: bytes) -> str:
+        """The chunk's name, past those that were found to be bad."""
+        names = (chunk_name(self._shipper.region, store, cores, copy) for copy in count())
+        return next(name for name in names if name not in self._bad)
 
     def _put(self, objects: ObjectStore, name: str, store: str, rows: list[ChunkRow]) -> ObjectInfo:
         header: dict[str, Any] = {

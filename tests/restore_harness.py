@@ -17,6 +17,8 @@ from activities.drills import DrillActivities
 from activities.failover import FailOverActivities
 from activities.recovery import RecoveryActivities
 from activities.recovery_incidents import RecoveryIncidentActivities
+from activities.validation import ValidationActivities
+from models.config_recovery import Backup as BackupConfig
 from models.config_recovery import Sla
 from models.recovery import RestoreRequest, RestoreStatus
 from stores.checkpoints import CheckpointFiles, default_directory
@@ -26,6 +28,7 @@ from stores.scratch import ScratchStores
 from stores.shipping import Shipper
 from stores.snapshots import Snapshotter
 from stores.sql import StoreUnavailable, open_engine
+from stores.validation import RotationFile, Validator
 from workers.process import activities_of, sandbox
 from workers.recovery import RECOVERY_WORKFLOWS
 
@@ -89,6 +92,20 @@ class Recovery:
             sla=lambda: self.sla,
         )
 
+        self.config = BackupConfig()
+        self.rotation = RotationFile(directory / "validation.json")
+        public = [backup.key.public(REGION)]
+        self.validation = ValidationActivities(
+            REGION,
+            primary=self.primary,
+            validator=Validator(backup.objects, REGION, public, backup.witness),
+            rotation=self.rotation,
+            objects=backup.objects,
+            key=backup.key,
+            unseal=backup.seals.unseal,
+            config=lambda: self.config,
+        )
+
     def primary(self) -> Pointer:
         found = self.pointer.read()
         assert found is not None
@@ -131,7 +148,9 @@ async def recovery_worker(directory: Path, client: Client) -> AsyncIterator[Reco
         client,
         task_queue=QUEUE,
         workflows=RECOVERY_WORKFLOWS,
-        activities=activities_of(made.activities, failover, made.drills, made.incidents),
+        activities=activities_of(
+            made.activities, failover, made.drills, made.incidents, made.validation
+        ),
         activity_executor=ThreadPoolExecutor(4),
         workflow_runner=sandbox(),
     ):

@@ -43,16 +43,11 @@ def test_every_region_has_its_turn_as_often_as_another(
 
 @given(st.datetimes(datetime(2000, 1, 3), datetime(2100, 1, 1)))
 def test_a_turn_lasts_from_monday_to_sunday(at: datetime) -> None:
-    rotation = Rotation(regions=["a", "b", "c"], sample=1)
     monday = (at - timedelta(days=at.weekday())).replace(hour=0, minute=0, second=0, microsecond=0)
-    whose = [
-        region
-        for region in rotation.regions
-        if rotation.takes_part(region, monday.replace(tzinfo=UTC))
-    ]
-    assert len(whose) == 1
-    assert rotation.takes_part(whose[0], at.replace(tzinfo=UTC))
-    assert not rotation.takes_part(whose[0], (at + timedelta(weeks=1)).replace(tzinfo=UTC))
+    three = [Rotation(region=each, regions=["a", "b", "c"], sample=1) for each in "abc"]
+    [whose] = [each for each in three if each.takes_part(monday.replace(tzinfo=UTC))]
+    assert whose.takes_part(at.replace(tzinfo=UTC))
+    assert not whose.takes_part((at + timedelta(weeks=1)).replace(tzinfo=UTC))
 
 
 def test_a_region_comes_back_from_its_backup_and_its_key_alone(

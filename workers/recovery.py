@@ -18,6 +18,7 @@ from workflows.recovery_drill import RecoveryDrill
 from workflows.recovery_incident import RecoveryIncident
 from workflows.restore_region import RestoreRegion
 from workflows.snapshot_region import SnapshotRegion
+from workflows.validate_backup import ValidateBackup
 
 RECOVERY_WORKFLOWS: list[type] = [
     SnapshotRegion,
@@ -25,6 +26,7 @@ RECOVERY_WORKFLOWS: list[type] = [
     FailOver,
     RecoveryDrill,
     RecoveryIncident,
+    ValidateBackup,
 ]
 
 

@@ -26,6 +26,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from models.config import Config
 from models.drill import WHAT, DrillKind
+from models.validation import INTERVAL
 from workers.temporal_setup import CONTROL_QUEUE, RECOVERY_QUEUE
 
 CATCH_UP = timedelta(hours=1)
@@ -89,16 +90,47 @@ def region_calendar(region: str, config: Config) -> list[Planned]:
         input={"reason": "scheduled"},
         queue=RECOVERY_QUEUE,
     )
-    return [snapshot, *_drills(region, config)]
+    return [snapshot, *_validation(region, config), *_drills(region, config)]
+
+
+def _validation(region: str, config: Config) -> list[Planned]:
+    """The reading of a region's backup: all of it in a day, and a sample restored each week."""
+    _place, hour, minute = _spread(region, config)
+    return [
+        Planned(
+            id=f"validate/{region}",
+            workflow="ValidateBackup",
+            every=INTERVAL,
+            note="hash and check the next share of the backup; all of it in a day",
+            input={"kind": "rotation", "reason": "scheduled"},
+            queue=RECOVERY_QUEUE,
+        ),
+        Planned(
+            id=f"sample/{region}",
+            workflow="ValidateBackup",
+            at=_calendar(f"Saturdays at {1 + hour}:{minute:02d}", 1 + hour, minute, day_of_week=6),
+            note=f"restore {config.backup.backup_validation_sampling_percent} % of the documents "
+            "at random, and compare them with what was signed",
+            input={"kind": "sample", "reason": "scheduled"},
+            queue=RECOVERY_QUEUE,
+            catch_up=timedelta(days=1),
+        ),
+    ]
+
+
+def _spread(region: str, config: Config) -> tuple[int, int, int]:
+    """A region's place among all, and hours and minutes that no other region has."""
+    regions = sorted(config.regions)
+    place = regions.index(region) if region in regions else 0
+    minutes = place * 180 // len(regions)
+    return place, minutes // 60, minutes % 60
 
 
 def _drills(region: str, config: Config) -> list[Planned]:
     """A region's rehearsals; no two regions begin one at the same time."""
     regions, testing = sorted(config.regions), config.testing
-    place = regions.index(region) if region in regions else 0
-    minutes = place * 180 // len(regions)
-    hour, minute = minutes // 60, minutes % 60
-    rotation = {"regions": regions, "sample": testing.backup_restore_test_sample}
+    place, hour, minute = _spread(region, config)
+    rotation = {"region": region, "regions": regions, "sample": testing.backup_restore_test_sample}
     month = 1 + place * 12 // len(regions)
     return [
         _drill(

@@ -2,16 +2,18 @@
 
 from activities.drills import DrillActivities
 from activities.recovery_incidents import RecoveryIncidentActivities
+from activities.validation import ValidationActivities
 from models.config_recovery import Sla
 from stores.drill import Driller
 from stores.key_backup import unsealing_from_backup
 from stores.scratch import ScratchStores
+from stores.validation import RotationFile, Validator
 from workers.backup import RegionBackup
 from workers.process import build_id
 
 
 def upkeep(backup: RegionBackup) -> list[object]:
-    """The activities of a region's drills and incidents."""
+    """The activities of a region's drills, incidents and validation."""
 
     def sla() -> Sla:
         return backup.config().sla
@@ -41,4 +43,15 @@ def upkeep(backup: RegionBackup) -> list[object]:
     incidents = RecoveryIncidentActivities(
         region, primary=backup.primary, objects=objects, key=key, sla=sla
     )
-    return [drills, incidents]
+    public = key.public(region)
+    validation = ValidationActivities(
+        region,
+        primary=backup.primary,
+        validator=Validator(objects, region, [public], backup.witness),
+        rotation=RotationFile(backup.work / "validation.json"),
+        objects=objects,
+        key=key,
+        unseal=backup.seals.unseal,
+        config=lambda: backup.config().backup,
+    )
+    return [drills, incidents, validation]

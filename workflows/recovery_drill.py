@@ -49,7 +49,7 @@ class RecoveryDrill:
     @workflow.run
     async def run(self, request: DrillRequest) -> DrillStatus:
         rotation = request.rotation
-        if rotation and not rotation.takes_part(self._status.region, workflow.info().start_time):
+        if rotation and not rotation.takes_part(workflow.info().start_time):
             self._enter("resting", "the turn of other regions this week")
             return self._status
         self._enter("restoring")

@@ -7,6 +7,7 @@ import typer
 from temporalio.client import Client
 
 from models.recovery import SnapshotReport, SnapshotRequest
+from models.validation import ValidateRequest, ValidationKind, ValidationStatus
 from models.verifier import Refused
 from stores.backup_layout import manifests, segments, stores
 from stores.keys import KeyFileError, load_key
@@ -82,6 +83,55 @@ def snapshot(
         emit_json(found)
     else:
         emit_table(["what", "value"], [[name, str(value)] for name, value in found.items()])
+
+
+@app.command()
+def validate(
+    region: RegionArg,
+    actor: Annotated[str, typer.Option(help="who asks; kept in the receipt")] = "operator",
+    reason: Annotated[str, typer.Option(help="why; kept in the receipt")] = "by hand",
+    sample: Annotated[
+        bool, typer.Option("--sample", help="restore a random sample instead")
+    ] = False,
+    as_json: JsonOpt = False,
+) -> None:
+    """Read every object of a region's backup, and replace what is bad. Exit code 1: some is.
+
+    Example: chainring backup validate eu --sample
+    """
+    kind: ValidationKind = "sample" if sample else "rotation"
+    request = ValidateRequest(kind=kind, everything=True, actor=actor, reason=reason)
+    status = run(_validate(region, request))
+    if as_json:
+        emit_json(status.model_dump(mode="json"))
+    else:
+        emit_table(["what", "value"], _validation_rows(status))
+    if status.state != "sound":
+        raise typer.Exit(NEGATIVE)
+
+
+def _validation_rows(status: ValidationStatus) -> list[list[str]]:
+    rows = [["state", status.state], ["why", status.why or "-"]]
+    if (report := status.report) is not None:
+        rows += [["objects read", str(report.objects)], ["bad before", str(report.known)]]
+        if report.of_documents:
+            rows.append(["documents restored", f"{report.documents} of {report.of_documents}"])
+        rows += [["bad", str(each)] for each in report.bad]
+    rows += [["incident", status.incident]] if status.incident else []
+    return rows + ([["fresh snapshot", status.snapshot]] if status.snapshot else [])
+
+
+async def _validate(region: str, request: ValidateRequest) -> ValidationStatus:
+    client: Client = await region_client(region)
+    started = await client.start_workflow(
+        "ValidateBackup",
+        request,
+        id=await next_id(client, "ValidateBackup", f"validate/{region}"),
+        task_queue=RECOVERY_QUEUE,
+        result_type=ValidationStatus,
+    )
+    status: ValidationStatus = await started.result()
+    return status
 
 
 async def _snapshot(region: str, request: SnapshotRequest) -> SnapshotReport:
