@@ -20,6 +20,7 @@ from stores.certifying import certify, keep_certificate
 from stores.drill import Drilled, Driller
 from stores.keys import SigningKey
 from stores.objects import ObjectStore
+from stores.pins import pinned
 from stores.pointer import Pointer
 from stores.restore import Target
 from stores.scratch import ScratchStores
@@ -70,7 +71,8 @@ class DrillActivities:
         engine = open_scratch(made.database(primary.database))
         try:
             target = Target(engine, made.store, primary.epoch + 1)
-            done = self._driller.drill(step.kind, primary.store, target, activity.heartbeat)
+            with pinned(self._objects, self._region, step.holder, beat=activity.heartbeat):
+                done = self._driller.drill(step.kind, primary.store, target, activity.heartbeat)
         finally:
             engine.dispose()
         return self._judged(done, started)

@@ -29,6 +29,7 @@ from stores.checkpoints import CheckpointFiles
 from stores.keys import SigningKey
 from stores.ledger import Ledger
 from stores.objects import ObjectStore
+from stores.pins import pinned
 from stores.pointer import Pointer, PrimaryPointer
 from stores.processes import ProcessStore
 from stores.region_state import jump_generation
@@ -132,7 +133,8 @@ class RecoveryActivities:
                 progress=activity.heartbeat,
             )
             target = Target(engine, step.restored, primary.epoch + 1)
-            report = restorer.restore(target, note, request.goal)
+            with pinned(self._objects, self._region, step.workflow, beat=activity.heartbeat):
+                report = restorer.restore(target, note, request.goal)
         finally:
             engine.dispose()
         settle(url)

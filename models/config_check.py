@@ -71,6 +71,7 @@ ENFORCED: dict[str, str] = {
     "backup.changelog_enabled": "triggers log every change in its own transaction",
     "backup.changelog_format": "a segment of the changelog is written once",
     "backup.changelog_interval_seconds": "how often a region's worker ships its changelog",
+    "backup.retention_days": "what no moment of as many days needs is removed, each day",
     "backup.backup_validation_sampling_percent": "as many documents are restored each week at "
     "random, and compared with what was signed",
     "restore.validate_chain_head": "a restore reaches the signed head from outside the backup, or "
@@ -103,7 +104,6 @@ NOT_ENFORCED: dict[str, str] = {
     "failure_detection.heartbeat_interval_seconds": "no probe watches a store yet",
     "failure_detection.heartbeat_timeout_seconds": "no probe watches a store yet",
     "failure_detection.read_latency_threshold_ms": "no probe watches a store yet",
-    "backup.retention_days": "nothing of a backup is removed yet",
 }
 """Keys that are accepted and checked in form, but that nothing acts on yet, and what is missing."""
 

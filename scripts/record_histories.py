@@ -37,9 +37,11 @@ from test_production import Source, until_production
 from test_validate_backup import flip_a_chunk
 from vulnerability_harness import directory, osv
 
+from models.backup_retention import NONE, Limits
 from models.drill import DrillRequest
 from models.ids import short
 from models.production import ProductionState
+from models.prune import PruneRequest
 from models.recovery import FailOverRequest, GapDecision, SnapshotRequest
 from models.validation import ValidateRequest
 
@@ -297,10 +299,25 @@ async def validated(plane: Plane, _fleet: Fleet) -> dict[str, Any]:
         return {"validate-backup": found}
 
 
+async def pruned(plane: Plane, _fleet: Fleet) -> dict[str, Any]:
+    """All but the newest snapshot goes."""
+    with tempfile.TemporaryDirectory() as directory:
+        async with recovery_worker(Path(directory), plane.client) as recovery:
+            for _ in range(2):
+                recovery.backup.work(6)
+                recovery.backup.snapshot()
+            recovery.limits = Limits(retention=NONE, step=NONE)
+            done = await plane.client.start_workflow(
+                "PruneBackup", PruneRequest(), id="prune/eu/1", task_queue=QUEUE
+            )
+            await done.result()
+        return {"prune-backup": done}
+
+
 SCENARIOS: list[Scenario] = [
     *(completed, steered, rolled_back, cancelled, skipped, waited, verified),
     *(broken_glass, incident, production, evidence, restored, drilled),
-    *(validated,),
+    *(validated, pruned),
 ]
 
 

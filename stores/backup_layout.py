@@ -11,7 +11,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from stores.objects import ObjectInfo, ObjectStore
+from models.canonical import CanonicalError, parse
+from stores.objects import (
+    ObjectDamaged,
+    ObjectInfo,
+    ObjectMissing,
+    ObjectStore,
+    ObjectTooLarge,
+)
+
+LARGEST_CLAIM = 4096
 
 _SEGMENT = re.compile(r".*/changelog/([0-9]{16})-([0-9]{16})-([0-9a-f]{32})\.seg")
 _STORE = re.compile(r".*/stores/([0-9a-f]{32})\.json")
@@ -92,6 +101,16 @@ def manifests(objects: ObjectStore, region: str, store: str) -> Iterator[Manifes
 def store_name(region: str, store: str) -> str:
     """The name of the object that says that a store of the region has a backup."""
     return f"{region}/stores/{store}.json"
+
+
+def claimed_epoch(objects: ObjectStore, region: str, store: str) -> int | None:
+    """The epoch of a store, as its claim says; None where that names none."""
+    try:
+        claim = parse(objects.get(store_name(region, store), LARGEST_CLAIM))
+        epoch = claim["epoch"] if isinstance(claim, dict) else None
+    except (CanonicalError, KeyError, ObjectDamaged, ObjectMissing, ObjectTooLarge):
+        return None
+    return epoch if isinstance(epoch, int) and not isinstance(epoch, bool) else None
 
 
 def epoch_name(region: str, epoch: int) -> str:

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from models.backup_file import Unseal
-from models.canonical import CanonicalError, parse
 from models.changelog import ChangelogBroken
 from models.checkpoint import open_checkpoint
 from models.drill import Comparison, DrillKind
 from models.restore import Goal, RestoreReport
-from stores.backup_layout import manifests, store_name, stores
+from stores.backup_layout import claimed_epoch, manifests, store_name, stores
 from stores.changelog import NotProtected
 from stores.checkpoints import CheckpointFiles
 from stores.keys import SigningKey
@@ -21,8 +20,6 @@ from stores.restore_plan import BackupReader, NothingToRestore
 from stores.snapshots import LiveState, Snapshotter
 from stores.sql import StoreUnavailable
 from stores.witness import HeadRefused, Witness
-
-LARGEST_CLAIM = 4096
 
 
 class Live(Protocol):
@@ -144,13 +141,10 @@ class Driller:
         return named[0]
 
     def _epoch(self, store: str) -> int:
-        name = store_name(self._region, store)
-        try:
-            claim = parse(self._objects.get(name, LARGEST_CLAIM))
-            assert isinstance(claim, dict)
-            return int(str(claim["epoch"]))
-        except (AssertionError, CanonicalError, KeyError, ValueError):
-            raise NothingToRestore(f"{name}: names no epoch") from None
+        epoch = claimed_epoch(self._objects, self._region, store)
+        if epoch is None:
+            raise NothingToRestore(f"{store_name(self._region, store)}: names no epoch")
+        return epoch
 
     @contextmanager
     def _unsealing(self, kind: DrillKind) -> Iterator[Unseal]:

@@ -26,6 +26,7 @@ from stores.document_scan import Stored, scan, scan_images
 from stores.leaf_spool import LeafSpool
 from stores.ledger import Ledger
 from stores.objects import ObjectExists, ObjectInfo, ObjectStore
+from stores.pins import pinned
 from stores.shipping import Shipper
 from stores.sql import read
 
@@ -92,6 +93,11 @@ class Snapshotter:
             ObjectsUnavailable, StoreUnavailable: try again; what is done already counts.
         """
         self._new = 0
+        region, objects = self._shipper.region, self._shipper.objects
+        with pinned(objects, region, "snapshot", beat=lambda: progress(0)):
+            return self._snapshot(progress)
+
+    def _snapshot(self, progress: Progress) -> Snapshot:
         with read(self._engine) as connection, LeafSpool() as leaves:
             with self._shipper.alone:  # or the backup could be past what this transaction sees
                 identity = identity_in(connection, self._shipper.region)

@@ -102,7 +102,10 @@ class Validator:
                 progress(count)
         for store in stores(self._objects, self._region):
             known |= bad_objects(self._objects, self._region, store)
-            for each in (*self._gaps(store), *self._lost(store, shares, bad.keys())):
+            gaps = list(self._gaps(store))
+            if gaps:  # or something was pruned between two listings
+                gaps = [each for each in self._gaps(store) if each in gaps]
+            for each in (*gaps, *self._lost(store, shares, bad.keys())):
                 bad.setdefault(each.name, each)
         new = tuple(each for name, each in sorted(bad.items()) if name not in known)
         return ValidationReport(
@@ -165,8 +168,13 @@ class Validator:
                 continue  # its own share finds that
             for ref in manifest.chunks:
                 info = there.get(ref.name)
-                if info is None and len(chunk_copies(self._objects, ref.name)) == 0:
+                if info is None and self._is_missing(ref.name, name):
                     yield BadObject(name=ref.name, what=f"is not there; {name} names it")
                 elif info is not None and (info.sha256, info.size) != (ref.sha256, ref.size):
                     what = f"has other bytes than {name} says"
                     yield BadObject(name=ref.name, what=what)
+
+    def _is_missing(self, chunk: str, manifest: str) -> bool:
+        """Whether nothing holds a chunk's documents, of a snapshot that was not pruned since."""
+        gone = not chunk_copies(self._objects, chunk)
+        return gone and self._objects.stat(manifest) is not None

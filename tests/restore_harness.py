@@ -15,6 +15,7 @@ from temporalio.worker import Worker
 
 from activities.drills import DrillActivities
 from activities.failover import FailOverActivities
+from activities.pruning import PruneActivities
 from activities.recovery import RecoveryActivities
 from activities.recovery_incidents import RecoveryIncidentActivities
 from activities.validation import ValidationActivities
@@ -24,6 +25,7 @@ from models.recovery import RestoreRequest, RestoreStatus
 from stores.checkpoints import CheckpointFiles, default_directory
 from stores.drill import Driller
 from stores.pointer import Pointer, PrimaryPointer
+from stores.prune import Pruner, limits_of
 from stores.scratch import ScratchStores
 from stores.shipping import Shipper
 from stores.snapshots import Snapshotter
@@ -106,6 +108,10 @@ class Recovery:
             config=lambda: self.config,
         )
 
+        self.limits = limits_of(self.config)
+        pruner = Pruner(backup.objects, REGION, public, lambda: self.limits)
+        self.pruning = PruneActivities(REGION, objects=backup.objects, pruner=pruner)
+
     def primary(self) -> Pointer:
         found = self.pointer.read()
         assert found is not None
@@ -149,7 +155,12 @@ async def recovery_worker(directory: Path, client: Client) -> AsyncIterator[Reco
         task_queue=QUEUE,
         workflows=RECOVERY_WORKFLOWS,
         activities=activities_of(
-            made.activities, failover, made.drills, made.incidents, made.validation
+            made.activities,
+            failover,
+            made.drills,
+            made.incidents,
+            made.validation,
+            made.pruning,
         ),
         activity_executor=ThreadPoolExecutor(4),
         workflow_runner=sandbox(),

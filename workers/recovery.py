@@ -14,6 +14,7 @@ from workers.settings import SettingsError, load_region
 from workers.temporal_setup import RECOVERY_QUEUE
 from workers.upkeep import upkeep
 from workflows.fail_over import FailOver
+from workflows.prune_backup import PruneBackup
 from workflows.recovery_drill import RecoveryDrill
 from workflows.recovery_incident import RecoveryIncident
 from workflows.restore_region import RestoreRegion
@@ -27,6 +28,7 @@ RECOVERY_WORKFLOWS: list[type] = [
     RecoveryDrill,
     RecoveryIncident,
     ValidateBackup,
+    PruneBackup,
 ]
 
 

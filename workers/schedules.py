@@ -90,7 +90,12 @@ def region_calendar(region: str, config: Config) -> list[Planned]:
         input={"reason": "scheduled"},
         queue=RECOVERY_QUEUE,
     )
-    return [snapshot, *_validation(region, config), *_drills(region, config)]
+    return [
+        snapshot,
+        _pruning(region, config),
+        *_validation(region, config),
+        *_drills(region, config),
+    ]
 
 
 def _validation(region: str, config: Config) -> list[Planned]:
@@ -116,6 +121,18 @@ def _validation(region: str, config: Config) -> list[Planned]:
             catch_up=timedelta(days=1),
         ),
     ]
+
+
+def _pruning(region: str, config: Config) -> Planned:
+    _place, hour, minute = _spread(region, config)
+    return Planned(
+        id=f"prune/{region}",
+        workflow="PruneBackup",
+        at=_calendar(f"each day at {21 + hour}:{minute:02d}", 21 + hour, minute),
+        note=f"remove what no moment of the last {config.backup.retention_days} days needs",
+        input={"reason": "scheduled"},
+        queue=RECOVERY_QUEUE,
+    )
 
 
 def _spread(region: str, config: Config) -> tuple[int, int, int]:

@@ -1,11 +1,13 @@
 """What keeps a region's backup good over time, wired from that backup."""
 
 from activities.drills import DrillActivities
+from activities.pruning import PruneActivities
 from activities.recovery_incidents import RecoveryIncidentActivities
 from activities.validation import ValidationActivities
 from models.config_recovery import Sla
 from stores.drill import Driller
 from stores.key_backup import unsealing_from_backup
+from stores.prune import Pruner, limits_of
 from stores.scratch import ScratchStores
 from stores.validation import RotationFile, Validator
 from workers.backup import RegionBackup
@@ -13,7 +15,7 @@ from workers.process import build_id
 
 
 def upkeep(backup: RegionBackup) -> list[object]:
-    """The activities of a region's drills, incidents and validation."""
+    """The activities of a region's drills, incidents, validation and retention."""
 
     def sla() -> Sla:
         return backup.config().sla
@@ -54,4 +56,6 @@ def upkeep(backup: RegionBackup) -> list[object]:
         unseal=backup.seals.unseal,
         config=lambda: backup.config().backup,
     )
-    return [drills, incidents, validation]
+    pruner = Pruner(objects, region, [public], lambda: limits_of(backup.config().backup))
+    pruning = PruneActivities(region, objects=objects, pruner=pruner)
+    return [drills, incidents, validation, pruning]
