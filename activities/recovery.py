@@ -24,15 +24,15 @@ from models.recovery import (
     SnapshotRequest,
 )
 from models.restore_certificate import Times
-from stores.backup_layout import certificate_name, epoch_name, manifests
-from stores.certifying import certify
+from stores.backup_layout import epoch_name, manifests
+from stores.certifying import certify, keep_certificate
 from stores.changelog import NotProtected, fence
 from stores.checkpoints import CheckpointFiles
 from stores.deadline import within
-from stores.files import write_atomic
 from stores.keys import SigningKey
 from stores.ledger import Ledger
 from stores.objects import ObjectStore
+from stores.pins import pinned
 from stores.pointer import Pointer, PointerError, PrimaryPointer
 from stores.processes import ProcessStore
 from stores.region_state import jump_generation
@@ -146,7 +146,8 @@ class RecoveryActivities:
                 progress=activity.heartbeat,
             )
             target = Target(engine, step.restored, self._free_epoch(primary.epoch, step.restored))
-            report = restorer.restore(target, note, request.goal)
+            with pinned(self._objects, self._region, step.workflow, beat=activity.heartbeat):
+                report = restorer.restore(target, note, request.goal)
         finally:
             engine.dispose()
         settle(url)
@@ -171,10 +172,7 @@ class RecoveryActivities:
             acceptance=step.accepted,
         )
         store = built.report.restored_store
-        self._objects.put(certificate_name(self._region, store), data)
-        self._certificates.mkdir(parents=True, exist_ok=True)
-        path = self._certificates / f"{self._region}-{store}.json"
-        write_atomic(path, data)
+        path = keep_certificate(self._objects, self._certificates, self._region, store, data)
         return str(path)
 
     @activity.defn

@@ -78,13 +78,17 @@ ENFORCED: dict[str, str] = {
     "backup.changelog_enabled": "triggers log every change in its own transaction",
     "backup.changelog_format": "a segment of the changelog is written once",
     "backup.changelog_interval_seconds": "how often a region's worker ships its changelog",
+    "backup.retention_days": "what no moment of as many days needs is removed, each day",
+    "backup.backup_validation_sampling_percent": "as many documents are restored each week at "
+    "random, and compared with what was signed",
     "restore.validate_chain_head": "a restore reaches the signed head from outside the backup, or "
     "names the gap",
     "restore.detect_forks": "a history that the signed head does not continue is refused",
     "restore.replay_transactions": "the changelog is replayed from the snapshot to the goal",
     "restore.verify_consistency": "every document is checked against its table's schema",
     "restore.healing_check_enabled": "the state root is rebuilt from every restored document",
-    "sla": "each restore's times and losses are held against it; a miss is in its report",
+    "sla": "recoveries and drills are held against it; a miss is an incident",
+    "testing": "which drills `chainring schedules` starts, and in how many regions a week",
     "audit_trail.retention_years": "no command removes a receipt or archived evidence at all",
 }
 """Keys that are acted on, and by what. A section's name stands for all of its keys."""
@@ -101,10 +105,6 @@ NOT_ENFORCED: dict[str, str] = {
     "enforcement.access_origin_validation": "the origin of a request is not looked at yet",
     "failover.recovery_chain_validation": "a region that comes back is not made to verify its "
     "chain first; `chainring receipts verify` does",
-    "backup.retention_days": "nothing of a backup is removed yet",
-    "backup.backup_validation_sampling_percent": "no backup is validated by itself yet; "
-    "`chainring restore --dry-run` restores one on the side",
-    "testing": "no drill is started by itself yet; `chainring restore --dry-run` is one",
 }
 """Keys that are accepted and checked in form, but that nothing acts on yet, and what is missing."""
 

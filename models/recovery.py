@@ -138,6 +138,7 @@ class RestoreStatus(BaseModel):
     accepted: GapDecision | None = None
     published: Published | None = None
     certificate: str = Field(default="", description="path of the signed certificate")
+    incident: str = Field(default="", description="workflow id, where an SLA was missed")
 
 
 class FailOverRequest(_Model):
@@ -216,3 +217,4 @@ class FailOverStatus(BaseModel):
     not_told: str = Field(default="", description="why tenants were not told")
     restore: RestoreStatus | None = None
     drained: Drained | None = None
+    incident: str = Field(default="", description="workflow id, where an SLA was missed")

@@ -50,6 +50,9 @@ class Miss(_Part):
     seconds: float
     limit: float
 
+    def __str__(self) -> str:
+        return _words(self.sla, self.seconds, self.limit)
+
 
 class RecoveryReport(_Part):
     """All recoveries, oldest first, and every miss."""
@@ -67,6 +70,19 @@ def recovery_report(certificates: Sequence[Certificate], sla: Sla) -> RecoveryRe
     )
     misses = [miss for recovery in recoveries for miss in _misses(recovery)]
     return RecoveryReport(recoveries=tuple(recoveries), misses=tuple(misses))
+
+
+def failover_misses(
+    started: datetime, degraded_at: datetime, normal_at: datetime, sla: Sla
+) -> list[str]:
+    """What a failover took longer than promised, in words; it counts from its own start."""
+    limits = _limits(sla)
+    realised = {"failover": degraded_at - started, "RTO": normal_at - started}
+    return [
+        _words(name, took.total_seconds(), limits[name])
+        for name, took in realised.items()
+        if took.total_seconds() > limits[name]
+    ]
 
 
 def _recovery(certificate: Certificate, sla: Sla) -> Recovery:
@@ -107,6 +123,10 @@ def _misses(recovery: Recovery) -> list[Miss]:
         for each in recovery.measures
         if each.missed and each.seconds is not None
     ]
+
+
+def _words(sla: str, seconds: float, limit: float) -> str:
+    return f"{sla} took {seconds:.1f} s, promised {limit:g} s"
 
 
 def _limits(sla: Sla) -> dict[str, float]:

@@ -42,13 +42,18 @@ from rollout_harness import (
 from temporalio.client import WorkflowFailureError
 from test_notices import receiving
 from test_production import Source, until_production
+from test_validate_backup import flip_a_chunk
 from vulnerability_harness import directory, osv
 from watch_harness import watched_region
 
+from models.backup_retention import NONE, Limits
+from models.drill import DrillRequest
 from models.ids import short
 from models.production import ProductionState
+from models.prune import PruneRequest
 from models.recovery import GapDecision, SnapshotRequest
 from models.tenant_restore import TenantRequest, TenantStatus
+from models.validation import ValidateRequest
 from models.watch import Decision
 from stores.kv import TenantKV
 from stores.notices import NoticeBoard
@@ -305,9 +310,64 @@ async def _tenant_in_place(recovery: Recovery) -> Any:
     return handle
 
 
+async def drilled(plane: Plane, _fleet: Fleet) -> dict[str, Any]:
+    """A drill that does not get there, and the incident that it opens."""
+    with tempfile.TemporaryDirectory() as directory:
+        async with recovery_worker(Path(directory), plane.client) as recovery:
+            recovery.backup.work(10)
+            recovery.backup.snapshot()
+            recovery.backup.work(5)
+            recovery.backup.ship()
+            lose_a_segment(recovery)
+            drill = await plane.client.start_workflow(
+                "RecoveryDrill", DrillRequest(), id="drill/eu/1", task_queue=QUEUE
+            )
+            with contextlib.suppress(WorkflowFailureError):
+                await drill.result()
+            [opened] = (await drill.query("status"))["incidents"]
+            incident = plane.client.get_workflow_handle(opened)
+            for update in ("acknowledge", "resolve"):
+                await incident.execute_update(update, {"actor": "ana", "reason": "recorded"})
+            await incident.result()
+        return {"recovery-drill": drill, "recovery-incident": incident}
+
+
+async def validated(plane: Plane, _fleet: Fleet) -> dict[str, Any]:
+    """A chunk of the backup has a flipped bit."""
+    with tempfile.TemporaryDirectory() as directory:
+        async with recovery_worker(Path(directory), plane.client) as recovery:
+            recovery.backup.work(10)
+            recovery.backup.snapshot()
+            flip_a_chunk(recovery.backup)
+            found = await plane.client.start_workflow(
+                "ValidateBackup",
+                ValidateRequest(everything=True),
+                id="validate/eu/1",
+                task_queue=QUEUE,
+            )
+            await found.result()
+        return {"validate-backup": found}
+
+
+async def pruned(plane: Plane, _fleet: Fleet) -> dict[str, Any]:
+    """All but the newest snapshot goes."""
+    with tempfile.TemporaryDirectory() as directory:
+        async with recovery_worker(Path(directory), plane.client) as recovery:
+            for _ in range(2):
+                recovery.backup.work(6)
+                recovery.backup.snapshot()
+            recovery.limits = Limits(retention=NONE, step=NONE)
+            done = await plane.client.start_workflow(
+                "PruneBackup", PruneRequest(), id="prune/eu/1", task_queue=QUEUE
+            )
+            await done.result()
+        return {"prune-backup": done}
+
+
 SCENARIOS: list[Scenario] = [
     *(completed, steered, rolled_back, cancelled, skipped, waited, verified),
-    *(broken_glass, incident, production, evidence, restored, watched),
+    *(broken_glass, incident, production, evidence, restored, watched, drilled),
+    *(validated, pruned),
 ]
 
 

@@ -2,15 +2,25 @@
 
 <region>/stores/<store>.json
 <region>/<store>/changelog/<first>-<last>-<digest>.seg
-<region>/<store>/chunks/<digest of the cores>.chunk
+<region>/<store>/chunks/<digest of the cores>.chunk, and <...>-<copy>.chunk instead of a bad one
 <region>/<store>/snapshots/<seq>-<digest>.json
+<region>/<store>/bad/<kind>/<leaf>.json
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from stores.objects import ObjectInfo, ObjectStore
+from models.canonical import CanonicalError, parse
+from stores.objects import (
+    ObjectDamaged,
+    ObjectInfo,
+    ObjectMissing,
+    ObjectStore,
+    ObjectTooLarge,
+)
+
+LARGEST_CLAIM = 4096
 
 _SEGMENT = re.compile(r".*/changelog/([0-9]{16})-([0-9]{16})-([0-9a-f]{32})\.seg")
 _STORE = re.compile(r".*/stores/([0-9a-f]{32})\.json")
@@ -39,9 +49,34 @@ def segment_name(region: str, store: str, first: int, last: int, chain: bytes) -
     return f"{region}/{store}/changelog/{first:016d}-{last:016d}-{chain.hex()[:32]}.seg"
 
 
-def chunk_name(region: str, store: str, digest: bytes) -> str:
-    """A chunk's name by the SHA-256 of its cores: the same documents have the same name."""
-    return f"{region}/{store}/chunks/{digest.hex()}.chunk"
+def chunk_name(region: str, store: str, digest: bytes, copy: int = 0) -> str:
+    """A chunk's name by the SHA-256 of its cores: the same documents have the same name.
+
+    Args:
+        copy: another object for the same documents, where those before it are bad.
+    """
+    number = f"-{copy}" if copy else ""
+    return f"{region}/{store}/chunks/{digest.hex()}{number}.chunk"
+
+
+def chunk_copies(objects: ObjectStore, name: str) -> list[str]:
+    """All objects that are there for a chunk's documents, by the name of one of them."""
+    stem = name.removesuffix(".chunk").rpartition("/")
+    prefix = f"{stem[0]}/{stem[2].partition('-')[0]}"
+    return [found.name for found in objects.list(prefix)]
+
+
+def bad_name(name: str) -> str:
+    """The name of the object that says that another one of a store is bad."""
+    region, store, kind, leaf = name.split("/")
+    return f"{region}/{store}/bad/{kind}/{leaf}.json"
+
+
+def bad_objects(objects: ObjectStore, region: str, store: str) -> set[str]:
+    """Names of a store's objects that were found to be bad."""
+    prefix = f"{region}/{store}/bad/"
+    names = [found.name.removeprefix(prefix) for found in objects.list(prefix)]
+    return {f"{region}/{store}/{each.removesuffix('.json')}" for each in names}
 
 
 def manifest_name(region: str, store: str, seq: int, digest: bytes) -> str:
@@ -66,6 +101,16 @@ def manifests(objects: ObjectStore, region: str, store: str) -> Iterator[Manifes
 def store_name(region: str, store: str) -> str:
     """The name of the object that says that a store of the region has a backup."""
     return f"{region}/stores/{store}.json"
+
+
+def claimed_epoch(objects: ObjectStore, region: str, store: str) -> int | None:
+    """The epoch of a store, as its claim says; None where that names none."""
+    try:
+        claim = parse(objects.get(store_name(region, store), LARGEST_CLAIM))
+        epoch = claim["epoch"] if isinstance(claim, dict) else None
+    except (CanonicalError, KeyError, ObjectDamaged, ObjectMissing, ObjectTooLarge):
+        return None
+    return epoch if isinstance(epoch, int) and not isinstance(epoch, bool) else None
 
 
 def epoch_name(region: str, epoch: int) -> str:

@@ -1,5 +1,7 @@
 """Issuing restore certificates: nothing is handed out that would not be believed."""
 
+from pathlib import Path
+
 from models.recovery import GapDecision
 from models.restore import RestoreReport
 from models.restore_certificate import (
@@ -10,7 +12,13 @@ from models.restore_certificate import (
 )
 from models.restore_certificate_check import verify_certificate
 from models.state_head import open_head
+from stores.backup_layout import certificate_name
+from stores.files import write_atomic
 from stores.keys import SigningKey
+from stores.objects import ObjectStore
+
+LARGEST_CERTIFICATE = 512 * 1024 * 1024
+"""Bytes: a full drill names each segment of the whole retention."""
 
 
 def certify(
@@ -55,3 +63,18 @@ def certify(
     data = sign_certificate(statement, key.private)
     verify_certificate(data, [public], [expected_head])
     return data
+
+
+def keep_certificate(
+    objects: ObjectStore, directory: Path, region: str, store: str, data: bytes
+) -> Path:
+    """Keep a certificate in the backup, and in a directory where people find it; where it is.
+
+    Raises:
+        ObjectExists: the store has another certificate.
+    """
+    objects.put(certificate_name(region, store), data)
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{region}-{store}.json"
+    write_atomic(path, data)
+    return path

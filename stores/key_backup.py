@@ -3,8 +3,17 @@
 Older ones are never kept: each is a copy of the keys that were destroyed since.
 """
 
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from models.backup_file import Unseal
+from stores.envelope import Envelopes
 from stores.objects import ObjectStore
-from stores.tenant_keys import TenantKeys
+from stores.sealing import BackupSeals
+from stores.sql import create_all, open_engine
+from stores.tenant_keys import RegionKey, TenantKeys
 
 LARGEST = 1024 * 1024 * 1024
 
@@ -42,3 +51,26 @@ class KeyBackup:
         found = self._objects.stat(self._name)
         generation = 0 if found is None else found.generation
         self._objects.put(self._name, self.keys.export(), if_generation=generation)
+
+
+def unsealing_from_backup(
+    region: str, objects: ObjectStore, region_key: RegionKey
+) -> Callable[[], AbstractContextManager[Unseal]]:
+    """How to unseal with the keys of the backup alone, in a place that is gone afterwards.
+
+    Entering raises `KeyDamaged` where the backup is not of this region, or was changed.
+    """
+
+    @contextmanager
+    def unsealing() -> Iterator[Unseal]:
+        with tempfile.TemporaryDirectory(prefix="chainring-keys-") as directory:
+            engine = open_engine(f"sqlite:///{Path(directory) / 'keys.db'}")
+            try:
+                create_all(engine)
+                keys = TenantKeys(engine, region_key)
+                KeyBackup(region, objects, keys).take_over()
+                yield BackupSeals(Envelopes(keys), region_key).unseal
+            finally:
+                engine.dispose()
+
+    return unsealing

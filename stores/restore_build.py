@@ -9,15 +9,16 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Engine
 
-from models.backup_file import BackupDamaged, Unseal, decode
+from models.backup_file import BackupDamaged, Unseal
 from models.changelog import Change, Entry
 from models.documents import key_digest
 from models.manifest import ChunkRef, Manifest
 from models.restore import Goal
+from stores.backup_chunks import read_chunk
 from stores.collections import BY_CODE, COLLECTIONS
 from stores.document_load import Row, load_rows, replay, row_of
 from stores.leaf_spool import LeafSpool
-from stores.objects import ObjectDamaged, ObjectMissing, ObjectStore, ObjectTooLarge
+from stores.objects import ObjectStore
 from stores.restore_plan import Link
 from stores.sql import write
 
@@ -148,12 +149,7 @@ class Builder:
         return whole, False
 
     def _chunk(self, ref: ChunkRef, fold: dict[bytes, Entry | Change], course: Course) -> None:
-        try:
-            file = decode(self._objects.get(ref.name, ref.size))
-        except (ObjectDamaged, ObjectMissing, ObjectTooLarge) as error:
-            raise BackupDamaged(f"{ref.name}: {error}") from None
-        if file.cores_digest().hex() != ref.cores:
-            raise BackupDamaged(f"{ref.name}: holds other documents than the manifest says")
+        file = read_chunk(self._objects, ref)
         changes = file.changes
         collection = BY_CODE.get(changes[0].collection)
         if collection is None or any(c.collection != collection.code for c in changes):

@@ -16,7 +16,8 @@ from models.checkpoint import Checkpoint, PublicKey
 from models.manifest import Manifest, ManifestError, read_manifest
 from models.restore import Finding, Goal
 from models.verifier import Refused
-from stores.backup_layout import ManifestName, SegmentName, manifests, segments
+from stores.backup_chunks import lost_chunk
+from stores.backup_layout import ManifestName, SegmentName, bad_objects, manifests, segments
 from stores.objects import ObjectDamaged, ObjectMissing, ObjectStore, ObjectTooLarge
 from stores.witness import open_head, state_ledger
 
@@ -76,7 +77,11 @@ class Link:
 
 
 class BackupReader:
-    """One store's backup, read with the public keys of its region and the keys of its tenants."""
+    """One store's backup, read with the public keys of its region and the keys of its tenants.
+
+    Args:
+        oldest_first: begin with the oldest snapshot that stands, so that most is replayed.
+    """
 
     def __init__(
         self,
@@ -85,6 +90,8 @@ class BackupReader:
         store: str,
         keys: Sequence[PublicKey],
         unseal: Unseal,
+        *,
+        oldest_first: bool = False,
     ) -> None:
         self.objects = objects
         self.region = region
@@ -92,6 +99,8 @@ class BackupReader:
         self.findings = Findings()
         self.keys = keys
         self.unseal = unseal
+        self._oldest_first = oldest_first
+        self._bad: set[str] | None = None
 
     def opening(self, unseal: Unseal) -> "BackupReader":
         """The same backup, of which ``unseal`` opens something else."""
@@ -109,13 +118,13 @@ class BackupReader:
         return head
 
     def base(self, *, before: int) -> Base:
-        """The newest snapshot that stands and holds nothing after change ``before``.
+        """The newest snapshot that stands and holds nothing after change ``before``, or the oldest.
 
         Raises:
             NothingToRestore: there is none.
         """
         found = manifests(self.objects, self.region, self.store)
-        for name in sorted(found, key=lambda each: each.seq, reverse=True):
+        for name in sorted(found, key=lambda each: each.seq, reverse=not self._oldest_first):
             if name.seq <= before and (manifest := self._manifest(name)) is not None:
                 return Base(name.object.name, manifest)
         said = "; ".join(f"{each.where}: {each.what}" for each in self.findings.list)
@@ -208,6 +217,11 @@ class BackupReader:
             Refused,
         ) as error:
             self.findings.add(name.object.name, str(error))
+            return None
+        if self._bad is None:
+            self._bad = bad_objects(self.objects, self.region, self.store)
+        if lost := lost_chunk(self.objects, manifest, self._bad):
+            self.findings.add(name.object.name, f"its chunk {lost} is bad")
             return None
         return manifest
 

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -18,13 +19,14 @@ from models.backup_file import ChunkRow, encode_chunk
 from models.changelog import ABSENT, Change, Op
 from models.documents import SCHEMA_VERSION, document_digest, key_digest, tenant_of_key
 from models.manifest import ChunkRef, Manifest
-from stores.backup_layout import chunk_name, manifest_name
+from stores.backup_layout import bad_objects, chunk_name, manifest_name
 from stores.changelog import identity_in, last_seq
 from stores.collections import COLLECTIONS, Collection
-from stores.document_scan import Stored, is_what_was_written, scan
+from stores.document_scan import Stored, is_what_was_written, scan, scan_images
 from stores.leaf_spool import LeafSpool
 from stores.ledger import Ledger
 from stores.objects import ObjectExists, ObjectInfo, ObjectStore
+from stores.pins import pinned
 from stores.shipping import Shipper
 from stores.sql import read
 
@@ -51,6 +53,20 @@ class Snapshot:
     new_chunks: int
 
 
+@dataclass(frozen=True)
+class LiveState:
+    """A store's documents as they are after one change, and the head that is signed for it.
+
+    ``root`` is made of the documents themselves, ``signed_root`` is what the changelog makes them.
+    """
+
+    store: str
+    seq: int
+    root: bytes
+    signed_root: bytes
+    head: str
+
+
 class Snapshotter:
     """Makes snapshots of one region's store through the shipper that follows it."""
 
@@ -67,6 +83,7 @@ class Snapshotter:
         self._checkpoint = checkpoint
         self._clock = clock
         self._new = 0
+        self._bad: set[str] = set()
 
     def snapshot(self, progress: Progress = lambda _documents: None) -> Snapshot:
         """Snapshot the store as it is now, and prove that it is what was signed.
@@ -76,12 +93,18 @@ class Snapshotter:
             ObjectsUnavailable, StoreUnavailable: try again; what is done already counts.
         """
         self._new = 0
+        region, objects = self._shipper.region, self._shipper.objects
+        with pinned(objects, region, "snapshot", beat=lambda: progress(0)):
+            return self._snapshot(progress)
+
+    def _snapshot(self, progress: Progress) -> Snapshot:
         with read(self._engine) as connection, LeafSpool() as leaves:
             with self._shipper.alone:  # or the backup could be past what this transaction sees
                 identity = identity_in(connection, self._shipper.region)
                 seq = last_seq(connection)
                 receipts = Ledger(self._engine, identity.region).head(connection=connection).size
                 position, head, root = self._shipper.advance(seq)
+            self._bad = bad_objects(self._shipper.objects, identity.region, identity.id)
             chunks = list(self._chunks(connection, identity.id, leaves, progress))
             found = leaves.root()
             if found != root:
@@ -110,6 +133,25 @@ class Snapshotter:
         self._shipper.objects.put(name, data)
         return Snapshot(name, manifest, self._new)
 
+    def live_state(self, progress: Progress = lambda _documents: None) -> LiveState:
+        """Read every document of the store as it is now, without keeping anything.
+
+        Raises:
+            ObjectsUnavailable, StoreUnavailable: try again.
+        """
+        done = 0
+        with read(self._engine) as connection, LeafSpool() as leaves:
+            with self._shipper.alone:
+                seq = last_seq(connection)
+                position, head, signed = self._shipper.advance(seq)
+            for collection in COLLECTIONS:
+                for part in scan_images(connection, collection):
+                    for key, image, _payload in part:
+                        leaves.add(key_digest(collection.name, key), document_digest(image))
+                    done += len(part)
+                    progress(done)
+            return LiveState(position.store, seq, leaves.root(), signed, head)
+
     def _chunks(
         self, connection: Connection, store: str, leaves: LeafSpool, progress: Progress
     ) -> Iterator[ChunkRef]:
@@ -125,7 +167,7 @@ class Snapshotter:
         """Put a chunk unless it is there from before."""
         cores = hashlib.sha256(b"".join([row.change.core() for row in rows])).digest()
         objects = self._shipper.objects
-        name = chunk_name(self._shipper.region, store, cores)
+        name = self._name(store, cores)
         found = objects.stat(name) or self._put(objects, name, store, rows)
         return ChunkRef(
             name=name,
@@ -134,6 +176,11 @@ class Snapshotter:
             cores=cores.hex(),
             documents=len(rows),
         )
+
+    def _name(self, store: str, cores: bytes) -> str:
+        """The chunk's name, past those that were found to be bad."""
+        names = (chunk_name(self._shipper.region, store, cores, copy) for copy in count())
+        return next(name for name in names if name not in self._bad)
 
     def _put(self, objects: ObjectStore, name: str, store: str, rows: list[ChunkRow]) -> ObjectInfo:
         header: dict[str, Any] = {

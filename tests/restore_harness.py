@@ -1,29 +1,41 @@
 """A region's recovery worker over a store and a backup in a directory, for tests of workflows."""
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 
 from recovery_harness import REGION, Backup
 from temporalio.client import Client, WorkflowHandle
+from temporalio.service import RPCError
 from temporalio.worker import Worker
 
+from activities.drills import DrillActivities
 from activities.failover import FailOverActivities
 from activities.notices import NoticeActivities
+from activities.pruning import PruneActivities
 from activities.recovery import RecoveryActivities
+from activities.recovery_incidents import RecoveryIncidentActivities
 from activities.snapshot_reads import SnapshotReadActivities
 from activities.tenant_restore import TenantActivities
+from activities.validation import ValidationActivities
+from models.config_recovery import Backup as BackupConfig
+from models.config_recovery import Sla
 from models.recovery import RestoreRequest, RestoreStatus
 from models.tenant_restore import TenantStatus
 from stores.checkpoints import CheckpointFiles, default_directory
+from stores.drill import Driller
 from stores.notices import NoticeBoard
 from stores.pointer import Pointer, PrimaryPointer
+from stores.prune import Pruner, limits_of
+from stores.scratch import ScratchStores
 from stores.shipping import Shipper
 from stores.snapshots import Snapshotter
-from stores.sql import open_engine
+from stores.sql import StoreUnavailable, open_engine
+from stores.validation import RotationFile, Validator
 from stores.webhook import Webhook
 from workers.process import activities_of, sandbox
 from workers.recovery import RECOVERY_WORKFLOWS
@@ -75,6 +87,54 @@ class Recovery:
             version="test",
         )
 
+        checkpoints = CheckpointFiles(default_directory(backup.key.path), REGION)
+        self.sla = Sla()
+        self.drills = DrillActivities(
+            REGION,
+            primary=self.primary,
+            driller=Driller(
+                REGION,
+                live=self,
+                objects=backup.objects,
+                witness=backup.witness,
+                key=backup.key,
+                checkpoints=checkpoints,
+                unseal=backup.seals.unseal,
+                unsealing_from_backup=lambda: nullcontext(backup.seals.unseal),
+            ),
+            scratch=ScratchStores(directory / "scratch"),
+            objects=backup.objects,
+            key=backup.key,
+            certificates=directory / "certificates",
+            version="test",
+            sla=lambda: self.sla,
+        )
+        self.incidents = RecoveryIncidentActivities(
+            REGION,
+            primary=self.primary,
+            objects=backup.objects,
+            key=backup.key,
+            sla=lambda: self.sla,
+        )
+
+        self.config = BackupConfig()
+        self.rotation = RotationFile(directory / "validation.json")
+        public = [backup.key.public(REGION)]
+        self.validation = ValidationActivities(
+            REGION,
+            primary=self.primary,
+            validator=Validator(backup.objects, REGION, public, backup.witness),
+            rotation=self.rotation,
+            objects=backup.objects,
+            key=backup.key,
+            unseal=backup.seals.unseal,
+            config=lambda: self.config,
+        )
+
+        self.limits = limits_of(self.config)
+        pruner = Pruner(backup.objects, REGION, public, lambda: self.limits)
+        self.pruning = PruneActivities(REGION, objects=backup.objects, pruner=pruner)
+
     async def up(self) -> None:
         """Start a worker."""
         self._worker = self.make_worker()
@@ -91,6 +151,9 @@ class Recovery:
 
     def snapshotter(self) -> Snapshotter:
         """The follower's part: a snapshot is one call here."""
+        if not (self.backup.directory / "region.db").exists():
+            raise StoreUnavailable("unreachable", "the disk is lost")
+        self.close()
         context = self.backup.shipper()
         self._open = context
         return Snapshotter(self.backup.engine, context.__enter__())
@@ -139,7 +202,10 @@ async def recovery_worker(
     notices = NoticeActivities(
         NoticeBoard(directory / "path", REGION), wanted=lambda: True, webhook=webhook
     )
-    holders = (made.activities, made.tenants, failover, reads, notices, *more(made))
+    holders = (
+        *(made.activities, made.tenants, failover, reads, notices),
+        *(made.drills, made.incidents, made.validation, made.pruning, *more(made)),
+    )
     made.make_worker = lambda: Worker(
         client,
         task_queue=QUEUE,
@@ -152,9 +218,18 @@ async def recovery_worker(
     try:
         yield made
     finally:
+        await _end_incidents(client)
         await made.down()
         made.close()
         made.backup.engine.dispose()
+
+
+async def _end_incidents(client: Client) -> None:
+    """The server is the session's: no test sees the incidents of another."""
+    query = 'WorkflowType = "RecoveryIncident" AND ExecutionStatus = "Running"'
+    async for each in client.list_workflows(query):
+        with contextlib.suppress(RPCError):  # it has ended meanwhile
+            await client.get_workflow_handle(each.id).terminate("the test is over")
 
 
 async def restore_status(handle: Handle) -> RestoreStatus:

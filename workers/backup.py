@@ -12,7 +12,7 @@ from activities.snapshot_reads import SnapshotReadActivities
 from activities.tenant_restore import TenantActivities
 from models.addresses import BackupAddress, RegionAddresses
 from models.changelog import ChangelogBroken
-from models.config import load_config
+from models.config import Config, load_config
 from stores.backup_layout import manifests
 from stores.changelog import NotProtected, identity
 from stores.checkpoints import CheckpointFiles, default_directory
@@ -57,17 +57,17 @@ class RegionBackup:
     def __init__(self, addresses: RegionAddresses, backup: BackupAddress) -> None:
         self.region = addresses.region
         self._configured = addresses
-        self._work = backup.work
+        self.work = backup.work
         self.objects = open_objects(backup)
         self.witness = Witness(backup.witness)
         self.key = load_key(addresses.signing_key)
         self.pointer: PrimaryPointer = primary_pointer(self.region)
         engine = open_engine(backup.tenant_keys)
         create_all(engine)
-        region_key = ensure_region_key(backup.region_key)
-        self._keys = KeyBackup(self.region, self.objects, TenantKeys(engine, region_key))
-        self.seals = BackupSeals(Envelopes(self._keys.keys), region_key)
-        self._every = load_config(addresses.config.read_text()).backup.changelog_interval_seconds
+        self.region_key = ensure_region_key(backup.region_key)
+        self._keys = KeyBackup(self.region, self.objects, TenantKeys(engine, self.region_key))
+        self.seals = BackupSeals(Envelopes(self._keys.keys), self.region_key)
+        self._every = self.config().backup.changelog_interval_seconds
         self._fenced: set[str] = set()
         self._based: set[str] = set()
         self._tree: StateTree | None = None
@@ -76,9 +76,22 @@ class RegionBackup:
         self._shipper: Shipper | None = None
         self._lock = threading.RLock()
 
+    def config(self) -> Config:
+        """The fleet's configuration as it is now."""
+        return load_config(self._configured.config.read_text())
+
+    @property
+    def checkpoints(self) -> CheckpointFiles:
+        """Those of the region's ledger that are kept outside of its store."""
+        return CheckpointFiles(default_directory(self.key.path), self.region)
+
+    @property
+    def certificates(self) -> Path:
+        """Where certificates are kept beside the backup."""
+        return self.work / "certificates"
+
     def activities(self) -> RecoveryActivities:
         """What the region's recovery workflows run."""
-        checkpoints = CheckpointFiles(default_directory(self.key.path), self.region)
         return RecoveryActivities(
             self.region,
             primary=self.primary,
@@ -87,9 +100,9 @@ class RegionBackup:
             objects=self.objects,
             witness=self.witness,
             key=self.key,
-            checkpoints=checkpoints,
+            checkpoints=self.checkpoints,
             unseal=self.seals.unseal,
-            certificates=self._work / "certificates",
+            certificates=self.certificates,
             version=build_id(),
         )
 
@@ -115,7 +128,7 @@ class RegionBackup:
             witness=self.witness,
             key=self.key,
             unseal=self.seals.unseal,
-            quarantine=self._work / "quarantine",
+            quarantine=self.work / "quarantine",
             mode=self._configured.recovery,
             version=build_id(),
         )
@@ -209,7 +222,7 @@ class RegionBackup:
                 raise NotProtected(
                     f"the database is store {seen.id}, the primary is {primary.store}: restore it"
                 )
-            self._tree = StateTree(self._work / f"{primary.store}.tree")
+            self._tree = StateTree(self.work / f"{primary.store}.tree")
             self._shipper = Shipper(
                 engine,
                 self.region,

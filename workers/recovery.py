@@ -20,21 +20,30 @@ from workers.backup import RegionBackup
 from workers.process import activities_of, connect, log, make_worker, stop_asked
 from workers.settings import SettingsError, load_region
 from workers.temporal_setup import RECOVERY_QUEUE
+from workers.upkeep import upkeep
 from workers.watch import watch_activities
 from workflows.deliver_notice import DeliverNotice
 from workflows.fail_over import FailOver
+from workflows.prune_backup import PruneBackup
+from workflows.recovery_drill import RecoveryDrill
+from workflows.recovery_incident import RecoveryIncident
 from workflows.restore_region import RestoreRegion
 from workflows.restore_tenant import RestoreTenant
 from workflows.snapshot_region import SnapshotRegion
+from workflows.validate_backup import ValidateBackup
 from workflows.watch_region import WatchRegion
 
-RECOVERY_WORKFLOWS = [
+RECOVERY_WORKFLOWS: list[type] = [
     SnapshotRegion,
     RestoreRegion,
     RestoreTenant,
     FailOver,
     WatchRegion,
     DeliverNotice,
+    RecoveryDrill,
+    RecoveryIncident,
+    ValidateBackup,
+    PruneBackup,
 ]
 
 
@@ -53,7 +62,11 @@ async def run_recovery(regions: list[str]) -> int:
             raise SettingsError(f"region {region}: its addresses name no backup")
         backup = RegionBackup(addresses, addresses.backup)
         ports.add(addresses.backup.metrics_port)
-        holders: list[object] = [backup.activities(), backup.tenant_activities()]
+        holders: list[object] = [
+            backup.activities(),
+            backup.tenant_activities(),
+            *upkeep(backup),
+        ]
         if addresses.recovery is not None:
             holders.append(FailOverActivities(region, addresses.recovery, backup.primary))
             holders.append(backup.snapshot_reads(addresses.recovery))

@@ -28,7 +28,9 @@ from models.recovery import (
     RestoreRequest,
     RestoreStatus,
 )
+from models.recovery_incident import JudgeFailOver
 from workflows.journey import STATE
+from workflows.recovery_steps import judged, source
 from workflows.regions import plain_words
 
 QUICK = timedelta(minutes=1)
@@ -98,6 +100,13 @@ class FailOver:
         self._enter("normal")
         await self._close_snapshot()
         await self._tell("normal", DRAIN)
+        step = JudgeFailOver(
+            started=self._status.started,
+            degraded_at=self._status.degraded_at,
+            normal_at=self._status.normal_at,
+            source=source(),
+        )
+        self._status.incident = await judged(step)
 
     async def _restore(self, request: FailOverRequest) -> None:
         """Restore the store; where that does not come to its end, reads go on from a snapshot."""

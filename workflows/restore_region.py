@@ -16,9 +16,10 @@ from models.recovery import (
     RestoreRequest,
     RestoreStatus,
 )
+from models.recovery_incident import JudgeRestore
 from models.restore import RestoreReport
 from workflows.journey import STATE
-from workflows.recovery_steps import HEARTBEAT, LONG, recovery_step
+from workflows.recovery_steps import HEARTBEAT, LONG, judged, recovery_step, source
 from workflows.regions import plain_words
 
 PATIENCE = timedelta(days=7)
@@ -107,6 +108,8 @@ class RestoreRegion:
         if await self._publish(request, built, restored):
             await self._certify(built)
             self._enter("published", _missing(report))
+            step = JudgeRestore(restored=restored, source=source())
+            self._status.incident = await judged(step)
         else:  # the old store takes no more writes now: the next restore has all of them
             self._status.accepted = None
             await self._restore(request, restored)

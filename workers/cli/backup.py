@@ -1,12 +1,15 @@
 """`chainring backup`: what is kept of a region outside its store, and a snapshot by hand."""
 
+import contextlib
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowFailureError
 
+from models.prune import PruneRequest, PruneStatus
 from models.recovery import SnapshotReport, SnapshotRequest
+from models.validation import ValidateRequest, ValidationKind, ValidationStatus
 from models.verifier import Refused
 from stores.backup_layout import manifests, segments, stores
 from stores.keys import KeyFileError, load_key
@@ -82,6 +85,112 @@ def snapshot(
         emit_json(found)
     else:
         emit_table(["what", "value"], [[name, str(value)] for name, value in found.items()])
+
+
+@app.command()
+def validate(
+    region: RegionArg,
+    actor: Annotated[str, typer.Option(help="who asks; kept in the receipt")] = "operator",
+    reason: Annotated[str, typer.Option(help="why; kept in the receipt")] = "by hand",
+    sample: Annotated[
+        bool, typer.Option("--sample", help="restore a random sample instead")
+    ] = False,
+    as_json: JsonOpt = False,
+) -> None:
+    """Read every object of a region's backup, and replace what is bad. Exit code 1: some is.
+
+    Example: chainring backup validate eu --sample
+    """
+    kind: ValidationKind = "sample" if sample else "rotation"
+    request = ValidateRequest(kind=kind, everything=True, actor=actor, reason=reason)
+    status = run(_validate(region, request))
+    if as_json:
+        emit_json(status.model_dump(mode="json"))
+    else:
+        emit_table(["what", "value"], _validation_rows(status))
+    if status.state != "sound":
+        raise typer.Exit(NEGATIVE)
+
+
+def _validation_rows(status: ValidationStatus) -> list[list[str]]:
+    rows = [["state", status.state], ["why", status.why or "-"]]
+    if (report := status.report) is not None:
+        rows += [["objects read", str(report.objects)], ["bad before", str(report.known)]]
+        if report.of_documents:
+            rows.append(["documents restored", f"{report.documents} of {report.of_documents}"])
+        rows += [["bad", str(each)] for each in report.bad]
+    rows += [["incident", status.incident]] if status.incident else []
+    return rows + ([["fresh snapshot", status.snapshot]] if status.snapshot else [])
+
+
+async def _validate(region: str, request: ValidateRequest) -> ValidationStatus:
+    client: Client = await region_client(region)
+    started = await client.start_workflow(
+        "ValidateBackup",
+        request,
+        id=await next_id(client, "ValidateBackup", f"validate/{region}"),
+        task_queue=RECOVERY_QUEUE,
+        result_type=ValidationStatus,
+    )
+    with contextlib.suppress(WorkflowFailureError):  # its status says why
+        await started.result()
+    status: ValidationStatus = await started.query("status", result_type=ValidationStatus)
+    return status
+
+
+@app.command()
+def prune(
+    region: RegionArg,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="show what would go; remove nothing")
+    ] = False,
+    actor: Annotated[str, typer.Option(help="who asks; kept in the receipt")] = "operator",
+    reason: Annotated[str, typer.Option(help="why; kept in the receipt")] = "by hand",
+    as_json: JsonOpt = False,
+) -> None:
+    """Remove what no moment within the retention needs.
+
+    Exit code 1: the clocks do not agree, or something was not let go.
+    Example: chainring backup prune eu --plan
+    """
+    status = run(_prune(region, PruneRequest(plan_only=plan, actor=actor, reason=reason)))
+    if as_json:
+        emit_json(status.model_dump(mode="json"))
+    else:
+        emit_table(["what", "value"], _prune_rows(status))
+    refused = status.pruned is not None and status.pruned.refused
+    if refused or status.state not in ("planned", "done"):
+        raise typer.Exit(NEGATIVE)
+
+
+def _prune_rows(status: PruneStatus) -> list[list[str]]:
+    rows = [["state", status.state], ["why", status.why or "-"]]
+    if (plan := status.plan) is not None:
+        oldest = f"{plan.base}, {plan.age_days} days" if plan.base else "nothing is old enough"
+        rows += [["oldest snapshot that is kept", oldest]]
+        rows += [[f"to go: {kind}", str(count)] for kind, count in plan.counts.items()]
+        rows += [["such as", name] for name in plan.first[:5]]
+        rows += [["kept", note] for note in plan.notes]
+    if (pruned := status.pruned) is not None:
+        rows += [[f"gone: {kind}", str(count)] for kind, count in pruned.counts.items()]
+        rows += [["not let go", str(pruned.refused)]]
+        rows += [["not let go", each] for each in pruned.first_refused]
+    return rows + ([["incident", status.incident]] if status.incident else [])
+
+
+async def _prune(region: str, request: PruneRequest) -> PruneStatus:
+    client: Client = await region_client(region)
+    started = await client.start_workflow(
+        "PruneBackup",
+        request,
+        id=await next_id(client, "PruneBackup", f"prune/{region}"),
+        task_queue=RECOVERY_QUEUE,
+        result_type=PruneStatus,
+    )
+    with contextlib.suppress(WorkflowFailureError):  # its status says why
+        await started.result()
+    status: PruneStatus = await started.query("status", result_type=PruneStatus)
+    return status
 
 
 async def _snapshot(region: str, request: SnapshotRequest) -> SnapshotReport:

@@ -13,6 +13,8 @@ from models.restore_certificate_check import Certificate, verify_certificate
 from models.verifier import Refused
 from workers.cli import watch
 from workers.cli.certificate import Keys, plain, read_file, read_keys, seconds
+from workers.cli.drills import acknowledge, drill, list_incidents, resolve
+from workers.cli.drills_history import history, print_history
 from workers.cli.output import NEGATIVE, USAGE, console, emit_json, emit_table, fail
 
 app = typer.Typer(
@@ -25,6 +27,10 @@ for _name, _command in (
     ("resume", watch.resume),
 ):
     app.command(_name)(_command)
+app.command()(drill)
+app.command("incidents")(list_incidents)
+app.command()(acknowledge)
+app.command()(resolve)
 
 _SLA = Sla()
 
@@ -44,6 +50,9 @@ def report(
     healing: Annotated[int, typer.Option(min=1, help="seconds")] = _SLA.full_healing_seconds,
     rpo: Annotated[int, typer.Option(min=1, help="minutes")] = _SLA.rpo_minutes,
     rto: Annotated[int, typer.Option(min=1, help="minutes")] = _SLA.rto_minutes,
+    region: Annotated[
+        str | None, typer.Option(help="show its drills and incidents too, by its ledger")
+    ] = None,
     strict: Annotated[bool, typer.Option(help="exit code 1 for a miss too")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="for scripts")] = False,
 ) -> None:
@@ -64,10 +73,13 @@ def report(
     )
     found, refused = _read(directory, read_keys(key))
     made = recovery_report(found, sla)
+    said = history(region) if region else None
     if as_json:
-        emit_json({**made.model_dump(mode="json"), "refused": refused})
+        emit_json({**made.model_dump(mode="json"), "refused": refused, **(said or {})})
     else:
         _print(made, refused)
+        if said is not None:
+            print_history(said)
     if refused or (strict and made.misses):
         raise typer.Exit(NEGATIVE)
 

@@ -48,7 +48,7 @@ async def _apply() -> list[dict[str, str]]:
             {
                 "namespace": namespace,
                 "schedule": planned.id,
-                "every": str(planned.every),
+                "every": planned.rhythm,
                 "workflow": planned.workflow,
                 "now": await apply(client, planned),
             }
@@ -81,7 +81,7 @@ async def _calendars() -> list[tuple[str, Client, list[Planned]]]:
     for region in known_regions():
         addresses = load_region(region)
         if addresses.backup is not None:
-            backup = load_config(addresses.config.read_text()).backup
+            config = load_config(addresses.config.read_text())
             client = await region_client(region)
-            found.append((region, client, region_calendar(region, backup)))
+            found.append((region, client, region_calendar(region, config)))
     return found
