@@ -57,7 +57,7 @@ class Writer:
         self.store = self.primary.store
         self.ledger = Ledger(self.engine, REGION, clock=world.faults.utc)
         self.fleet = FleetStore(self.engine, self.ledger, REGION, clock=world.faults.utc)
-        self.mode = RegionMode(self.engine, REGION, world.path)
+        self.mode = RegionMode(lambda: self.engine, REGION, world.path)
 
     def let_go(self) -> None:
         """What the system does for a process that is gone."""

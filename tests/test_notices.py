@@ -79,7 +79,7 @@ async def gateway(directory: Path) -> AsyncIterator[TestClient]:
     """The gateway of a region whose store is gone."""
     PrimaryFile(directory, REGION).switch(Primary(region=REGION, epoch=1, mode="buffered"))
     engine = open_engine(f"sqlite:///{directory}/gone/region.db")
-    app = kv_application(engine, REGION, recovery=directory)
+    app = kv_application(lambda: engine, REGION, recovery=directory)
     async with TestClient(TestServer(app)) as client:
         yield client
 

@@ -31,7 +31,7 @@ async def api(tmp_path: Path) -> AsyncIterator[TestClient]:
     engine = open_engine(f"sqlite:///{tmp_path}/region.db")
     create_all(engine)
     limits = SpoolLimits(records=4, bytes=1_000_000)
-    app = kv_application(engine, REGION, recovery=tmp_path, limits=limits)
+    app = kv_application(lambda: engine, REGION, recovery=tmp_path, limits=limits)
     async with TestClient(TestServer(app)) as client:
         yield client
 

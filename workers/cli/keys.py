@@ -53,9 +53,10 @@ def list_keys(
 def rotate(actor: ActorOpt, reason: ReasonOpt) -> None:
     """Replace the key that signs now; what it signed stands."""
     decision = Decision(actor=actor, reason=reason)
-    if signing_settings(load_control().config).mode == "kms":
+    keys = _keys()
+    if _settings().mode == "kms":
         fail("the KMS keeps the key: rotate it there, and name the new one in builder.kms", USAGE)
-    key = _keys().rotate()
+    key = keys.rotate()
     _publish("key.rotated", key, decision)
     console.print(f"from now on {key.key_id} signs", highlight=False)
 
@@ -90,11 +91,15 @@ def _keys(*, configured: bool = True) -> SigningKeys:
     addresses = load_control()
     if addresses.builder is None:
         fail("this home has no builder, and so no keys that sign releases", UNREACHABLE)
+    return builder_keys(addresses.builder, _settings() if configured else Signing())
+
+
+def _settings() -> Signing:
+    config = load_control().config
     try:
-        settings = signing_settings(addresses.config) if configured else Signing()
+        return signing_settings(config)
     except (ConfigError, OSError) as error:
-        fail(f"{addresses.config}: {error}", USAGE)
-    return builder_keys(addresses.builder, settings)
+        fail(f"{config}: {error}", USAGE)
 
 
 def _publish(kind: str, key: TrustedKey, decision: Decision) -> None:
