@@ -150,7 +150,7 @@ async def _health(request: web.Request) -> web.Response:
         with read(serving.engine) as connection:
             connection.execute(text("SELECT 1"))
 
-    await asyncio.to_thread(ask)
+    await request.app[_MODE].call(serving, ask)
     return web.json_response({"status": "ok", "region": region})
 
 

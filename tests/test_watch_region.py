@@ -6,12 +6,14 @@ import pytest
 from recovery_harness import REGION
 from restore_harness import QUEUE, until_restore
 from rollout_harness import Plane
+from tampering import rot
 from temporalio.client import WorkflowUpdateFailedError
 from watch_harness import watched_region
 
 from activities.watching import start_failover
 from models.recovery import FailOverRequest, FailOverStatus
 from models.watch import Decision, WatchStatus
+from stores.changelog import identity
 from stores.kv import TenantKV
 from stores.ledger import Ledger
 from stores.sql import open_engine
@@ -48,6 +50,23 @@ async def test_a_lost_store_is_found_and_failed_over_by_itself(
         assert region.seen.probes[-1].outcome == "ok"
         assert region.seen.probes[-1].store == primary.store
         assert region.seen.ended == [True]
+
+
+async def test_a_store_that_lies_is_replaced_by_what_was_signed(
+    plane: Plane, tmp_path: Path
+) -> None:
+    async with watched_region(tmp_path, plane.client) as region:
+        key = TenantKV(region.recovery.backup.engine, "tenant-1")
+        wanted = {each.key: key.get(each.key) for each in key.list().keys}
+        rot(region.recovery.backup.engine, "UPDATE kv_entry SET value = 'lies'")
+        status = await region.until(lambda found: bool(found.ended))
+        assert "corrupted" in {each.outcome for each in region.seen.probes}
+        assert status.verdict is None
+        assert identity(region.recovery.backup.engine, REGION).fenced
+        engine = open_engine(region.recovery.primary().database)
+        found = TenantKV(engine, "tenant-1")
+        assert {each.key: found.get(each.key) for each in found.list().keys} == wanted
+        engine.dispose()
 
 
 async def test_without_automatic_failover_it_waits_for_a_person(

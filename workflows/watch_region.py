@@ -196,7 +196,7 @@ class WatchRegion:
             result_type=WatchReport,
             summary=f"probe every {settings.interval} s",
             start_to_close_timeout=LONG,
-            heartbeat_timeout=timedelta(seconds=settings.timeout),
+            heartbeat_timeout=timedelta(seconds=settings.timeout / 2),  # half is for the verdict
             retry_policy=PERSISTENT,
         )
         try:
