@@ -50,6 +50,19 @@ class Gap(_Model):
         return self.last - self.first + 1
 
 
+class LedgerFault(_Model):
+    """What is wrong with the receipts of a state that is signed as a whole.
+
+    Attributes:
+        code, why: of `models.verifier.Refused`.
+        last_valid: the last receipt that agrees with all checkpoints; -1: there is none.
+    """
+
+    code: str
+    why: str
+    last_valid: int = Field(ge=-1)
+
+
 class Phase(_Model):
     """One step of a restore: how long it took, and how much it went through."""
 
@@ -73,6 +86,8 @@ class RestoreReport(_Model):
         receipts_expected: of the newest signed checkpoint of the region's ledger, where the head
             was to be restored.
         erased: documents whose tenant's key was destroyed; they are named by digest only.
+        ledger_fault: the store's receipts contradict what was signed of them, as in the lost store:
+            they were forked or forged before. The restored ledger needs a repair.
     """
 
     region: RegionCode
@@ -98,11 +113,13 @@ class RestoreReport(_Model):
     receipts_expected: int
     last_change_at: AwareDatetime | None
     gap: Gap | None
+    ledger_fault: LedgerFault | None = None
     findings: tuple[Finding, ...]
     phases: tuple[Phase, ...]
     schema_version: int
 
     @property
     def complete(self) -> bool:
-        """Whether nothing that was signed is missing from what was asked for."""
-        return self.gap is None and self.receipts >= self.receipts_expected
+        """Whether nothing that was signed is missing from what was asked for, or contradicts it."""
+        whole = self.gap is None and self.ledger_fault is None
+        return whole and self.receipts >= self.receipts_expected

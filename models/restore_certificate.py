@@ -16,7 +16,7 @@ from models.canonical import canonical
 from models.ids import RegionCode
 from models.recovery import GapDecision
 from models.region_statement import sign_payload
-from models.restore import Finding, Gap, Goal, Phase, RestoreReport
+from models.restore import Finding, Gap, Goal, LedgerFault, Phase, RestoreReport
 from models.statement import RESTORE, STATEMENT_TYPE
 
 COMPLETE: Final = "complete"
@@ -87,6 +87,7 @@ class RestorePredicate(_Part):
             receipts are expected; None where an older state was asked for, or none was known.
         erased: documents whose tenant's key is destroyed; the state root covers their digests.
         acceptance: who took the store although something is missing, and why.
+        ledger_fault: the restored receipts contradict what was signed of them.
         missing: changes that were signed and are not in the store.
         rpo_seconds: of the writes that may be lost; None when that cannot be told, or when an
             older state was asked for. See `rpo_seconds`.
@@ -115,6 +116,7 @@ class RestorePredicate(_Part):
     receipts_checkpoint: Note | None
     last_change_at: AwareDatetime | None
     gap: Gap | None
+    ledger_fault: LedgerFault | None = None
     missing: Count
     acceptance: GapDecision | None
     findings: tuple[Finding, ...]
@@ -202,6 +204,7 @@ def restore_statement(
         receipts_checkpoint=None if checkpoint is None else checkpoint.decode(),
         last_change_at=report.last_change_at,
         gap=report.gap,
+        ledger_fault=report.ledger_fault,
         missing=missing,
         acceptance=acceptance,
         findings=report.findings,

@@ -357,7 +357,8 @@ def _check_times(said: RestorePredicate) -> None:
 
 
 def _is_complete(said: RestorePredicate) -> bool:
-    return said.gap is None and said.receipts >= said.receipts_expected
+    whole = said.gap is None and said.ledger_fault is None
+    return whole and said.receipts >= said.receipts_expected
 
 
 def _check_verdict(said: RestorePredicate) -> None:

@@ -18,7 +18,8 @@ from sqlalchemy import Engine, func, select
 from models.changelog import ABSENT
 from models.checkpoint import Checkpoint
 from models.documents import SCHEMA_VERSION
-from models.restore import Goal, Phase, RestoreReport
+from models.restore import Goal, LedgerFault, Phase, RestoreReport
+from models.verifier import Refused
 from stores.chain_check import check_ledger
 from stores.changelog import StoreIdentity, adopt
 from stores.collections import COLLECTIONS
@@ -79,7 +80,7 @@ class Restorer:
             GoalUnknown: it lies past the expected head.
             TargetNotEmpty: the target holds documents.
             RestoreMismatch, BackupDamaged, DocumentError: the backup cannot be trusted.
-            models.verifier.Refused: the expected head, or a receipt, does not stand.
+            models.verifier.Refused: the expected head, or a checkpoint, does not stand.
         """
         self._phases = []
         with self._phase("choose") as count:
@@ -117,7 +118,7 @@ class Restorer:
             note = compare_signed(base, course, expected, root)
             documents, erased = self._heal(target.engine, course, root, count)
         with self._phase("verify receipts") as count:
-            receipts = self._verify_receipts(target.engine)
+            receipts, fault = self._verify_receipts(target.engine)
             count(receipts)
         with self._phase("adopt"):
             identity = StoreIdentity(target.store, self._reader.region, target.epoch, False, "")
@@ -150,6 +151,7 @@ class Restorer:
             receipts_expected=known if goal.is_head else 0,
             last_change_at=datetime.fromtimestamp(at / 1000, UTC) if at else None,
             gap=gap_of(self._reader, course.seq, wanted),
+            ledger_fault=fault,
             findings=tuple(self._reader.findings.list),
             phases=tuple(self._phases),
             schema_version=SCHEMA_VERSION,
@@ -170,13 +172,22 @@ class Restorer:
                 return documents, 0
             return documents, _erased(course, found)
 
-    def _verify_receipts(self, engine: Engine) -> int:
-        """Check the restored ledger alone, and against the checkpoints that it reaches."""
+    def _verify_receipts(self, engine: Engine) -> tuple[int, LedgerFault | None]:
+        """Check the restored ledger alone, and against the checkpoints that it reaches.
+
+        What is wrong with it was so in the store that was signed: it is said, and a person decides.
+        """
         ledger = Ledger(engine, self._reader.region)
         size = ledger.head().size
         reached = [each for each in self._checkpoints if each.size <= size]
-        check_ledger(ledger, checkpoints=reached, keys=self._reader.keys)
-        return size
+        try:
+            check_ledger(ledger, checkpoints=reached, keys=self._reader.keys)
+        except Refused as refusal:
+            if refusal.code == "wrong-checkpoint":
+                raise
+            last = size if refusal.seq is None else refusal.seq
+            return size, LedgerFault(code=refusal.code, why=str(refusal), last_valid=last - 1)
+        return size, None
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[Count]:
