@@ -50,6 +50,20 @@ class Gap(_Model):
         return self.last - self.first + 1
 
 
+class Upcast(_Model):
+    """Documents of older schema versions, and what they are in this one.
+
+    Attributes:
+        versions: those that there were documents of.
+        documents: how many images were changed, those of later changes among them.
+        state_root: of the restored store; that of the report is of the documents as they were.
+    """
+
+    versions: tuple[int, ...] = Field(min_length=1)
+    documents: int = Field(ge=0)
+    state_root: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
 class LedgerFault(_Model):
     """What is wrong with the receipts of a state that is signed as a whole.
 
@@ -78,7 +92,7 @@ class RestoreReport(_Model):
         base_seq: the snapshot's last change; `segments` lead on from there.
         expected_seq, expected_root, expected_chain: the signed head from outside the backup.
         state_root: of the backup's digests and of what was read back from the database; these
-            are the same, or the restore has failed.
+            are the same, or the restore has failed. See `Upcast` for older documents.
         root_signed: whether the state root was signed for exactly this change; else it follows
             from signed ones by the chain.
         root_note: the signed head for exactly this change, as it stands in the backup; empty when
@@ -116,6 +130,7 @@ class RestoreReport(_Model):
     ledger_fault: LedgerFault | None = None
     findings: tuple[Finding, ...]
     phases: tuple[Phase, ...]
+    upcast: Upcast | None = None
     schema_version: int
 
     @property
