@@ -15,6 +15,7 @@ from models.config import ConfigError
 from models.documents import DocumentError
 from models.fleet import FleetError
 from models.planning import PlanRefused
+from models.upcasting import SchemaUnknown
 from models.verifier import Refused
 from stores.control import NotTheHolder
 from stores.ledger import FencedError, IdempotencyConflict
@@ -55,6 +56,7 @@ FINAL: tuple[type[Exception], ...] = (
     RegionNotNormal,
     ReleaseError,
     RestoreMismatch,
+    SchemaUnknown,
     SnapshotMismatch,
     StaleEpoch,
     StoreWentOn,

@@ -277,6 +277,9 @@ class RecoveryActivities:
             "state_root": report.state_root,
             "manifest": report.base_manifest,
             "gap": None if report.gap is None else report.gap.model_dump(mode="json"),
+            "ledger_fault": None
+            if report.ledger_fault is None
+            else report.ledger_fault.model_dump(mode="json"),
             "accepted": None if step.accepted is None else step.accepted.model_dump(mode="json"),
             "receipts": report.receipts,
             "receipts_expected": report.receipts_expected,

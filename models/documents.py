@@ -10,8 +10,9 @@ payload's SHA-256. A document's digest is the SHA-256 of its image and so covers
 import hashlib
 import re
 
-SCHEMA_VERSION = 1
-"""Counts the changes of the protected tables; a backup says which one it was made under."""
+SCHEMA_VERSION = 2
+"""Counts the changes of the protected tables; a backup says which one it was made under. See
+`models.schema_shapes` for what each one was."""
 
 NAMES = {
     1: "region_state",
@@ -22,12 +23,14 @@ NAMES = {
     6: "ledger_head",
     7: "receipt",
     8: "checkpoint",
+    9: "buffer_mark",
+    10: "buffer_conflict",
 }
 """The protected tables by the number that backups call them by, which is never used for another
 one; parents before the rows that refer to them."""
 
-TENANT_OWNED = frozenset({"kv_space", "kv_entry"})
-"""Tables whose rows belong to one tenant, named by their first column: sealed by its key."""
+TENANT_OWNED = frozenset({"kv_space", "kv_entry", "buffer_conflict"})
+"""Tables whose rows belong to one tenant, named by their key's first column: sealed by its key."""
 
 _TENANT_KEY = re.compile(r'\["([a-z0-9-]+)"')
 

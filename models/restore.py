@@ -50,6 +50,33 @@ class Gap(_Model):
         return self.last - self.first + 1
 
 
+class Upcast(_Model):
+    """Documents of older schema versions, and what they are in this one.
+
+    Attributes:
+        versions: those that there were documents of.
+        documents: how many images were changed, those of later changes among them.
+        state_root: of the restored store; that of the report is of the documents as they were.
+    """
+
+    versions: tuple[int, ...] = Field(min_length=1)
+    documents: int = Field(ge=0)
+    state_root: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class LedgerFault(_Model):
+    """What is wrong with the receipts of a state that is signed as a whole.
+
+    Attributes:
+        code, why: of `models.verifier.Refused`.
+        last_valid: the last receipt that agrees with all checkpoints; -1: there is none.
+    """
+
+    code: str
+    why: str
+    last_valid: int = Field(ge=-1)
+
+
 class Phase(_Model):
     """One step of a restore: how long it took, and how much it went through."""
 
@@ -65,7 +92,7 @@ class RestoreReport(_Model):
         base_seq: the snapshot's last change; `segments` lead on from there.
         expected_seq, expected_root, expected_chain: the signed head from outside the backup.
         state_root: of the backup's digests and of what was read back from the database; these
-            are the same, or the restore has failed.
+            are the same, or the restore has failed. See `Upcast` for older documents.
         root_signed: whether the state root was signed for exactly this change; else it follows
             from signed ones by the chain.
         root_note: the signed head for exactly this change, as it stands in the backup; empty when
@@ -73,6 +100,8 @@ class RestoreReport(_Model):
         receipts_expected: of the newest signed checkpoint of the region's ledger, where the head
             was to be restored.
         erased: documents whose tenant's key was destroyed; they are named by digest only.
+        ledger_fault: the store's receipts contradict what was signed of them, as in the lost store:
+            they were forked or forged before. The restored ledger needs a repair.
     """
 
     region: RegionCode
@@ -98,11 +127,14 @@ class RestoreReport(_Model):
     receipts_expected: int
     last_change_at: AwareDatetime | None
     gap: Gap | None
+    ledger_fault: LedgerFault | None = None
     findings: tuple[Finding, ...]
     phases: tuple[Phase, ...]
+    upcast: Upcast | None = None
     schema_version: int
 
     @property
     def complete(self) -> bool:
-        """Whether nothing that was signed is missing from what was asked for."""
-        return self.gap is None and self.receipts >= self.receipts_expected
+        """Whether nothing that was signed is missing from what was asked for, or contradicts it."""
+        whole = self.gap is None and self.ledger_fault is None
+        return whole and self.receipts >= self.receipts_expected

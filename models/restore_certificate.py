@@ -16,7 +16,7 @@ from models.canonical import canonical
 from models.ids import RegionCode
 from models.recovery import GapDecision
 from models.region_statement import sign_payload
-from models.restore import Finding, Gap, Goal, Phase, RestoreReport
+from models.restore import Finding, Gap, Goal, LedgerFault, Phase, RestoreReport, Upcast
 from models.statement import RESTORE, STATEMENT_TYPE
 
 COMPLETE: Final = "complete"
@@ -87,6 +87,7 @@ class RestorePredicate(_Part):
             receipts are expected; None where an older state was asked for, or none was known.
         erased: documents whose tenant's key is destroyed; the state root covers their digests.
         acceptance: who took the store although something is missing, and why.
+        ledger_fault: the restored receipts contradict what was signed of them.
         missing: changes that were signed and are not in the store.
         rpo_seconds: of the writes that may be lost; None when that cannot be told, or when an
             older state was asked for. See `rpo_seconds`.
@@ -115,6 +116,7 @@ class RestorePredicate(_Part):
     receipts_checkpoint: Note | None
     last_change_at: AwareDatetime | None
     gap: Gap | None
+    ledger_fault: LedgerFault | None = None
     missing: Count
     acceptance: GapDecision | None
     findings: tuple[Finding, ...]
@@ -123,8 +125,14 @@ class RestorePredicate(_Part):
     rpo_seconds: float | None
     rto_seconds: float
     code_version: str = Field(pattern=r"^[!-~]{1,128}$")
+    upcast: Upcast | None = None
     schema_version: int = Field(ge=1)
     verdict: Verdict
+
+    @property
+    def restored_root(self) -> str:
+        """The state root of the restored store: another than the signed one after an upcast."""
+        return self.state_root_found if self.upcast is None else self.upcast.state_root
 
     def phase_seconds(self, name: str) -> float | None:
         """How long the phases of a name took; None when there is none."""
@@ -202,6 +210,7 @@ def restore_statement(
         receipts_checkpoint=None if checkpoint is None else checkpoint.decode(),
         last_change_at=report.last_change_at,
         gap=report.gap,
+        ledger_fault=report.ledger_fault,
         missing=missing,
         acceptance=acceptance,
         findings=report.findings,
@@ -210,11 +219,13 @@ def restore_statement(
         rpo_seconds=rpo_seconds(report.goal, report.last_change_at, times, complete=complete),
         rto_seconds=times.rto_seconds,
         code_version=code_version,
+        upcast=report.upcast,
         schema_version=report.schema_version,
         verdict=COMPLETE if complete else ACCEPTED,
     )
     name = subject_name(report.region, report.restored_store)
-    store = RestoredStore(name=name, digest=_Digest(sha256=report.state_root))
+    root = report.state_root if report.upcast is None else report.upcast.state_root
+    store = RestoredStore(name=name, digest=_Digest(sha256=root))
     return RestoreStatement(
         type=STATEMENT_TYPE, subject=(store,), predicate_type=RESTORE, predicate=predicate
     )

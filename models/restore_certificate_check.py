@@ -158,7 +158,12 @@ def _check_subject(statement: RestoreStatement) -> None:
     said, subject = statement.predicate, statement.subject[0]
     name = subject_name(said.region, said.restored_store)
     _same("wrong-subject", "subject.name", subject.name, name)
-    _same("wrong-subject", "subject.digest", subject.digest.sha256, said.state_root_found)
+    _same("wrong-subject", "subject.digest", subject.digest.sha256, said.restored_root)
+    versions = () if said.upcast is None else said.upcast.versions
+    if list(versions) != sorted(set(versions)) or any(v >= said.schema_version for v in versions):
+        _refuse("wrong-subject", "upcast.versions", f"are not all before {said.schema_version}")
+    if said.upcast is not None and not said.upcast.documents:
+        _same("wrong-root", "upcast.state_root", said.upcast.state_root, said.state_root_found)
     if said.restored_store == said.source_store:
         _refuse("wrong-subject", "restored_store", "is the source itself")
 
@@ -357,7 +362,8 @@ def _check_times(said: RestorePredicate) -> None:
 
 
 def _is_complete(said: RestorePredicate) -> bool:
-    return said.gap is None and said.receipts >= said.receipts_expected
+    whole = said.gap is None and said.ledger_fault is None
+    return whole and said.receipts >= said.receipts_expected
 
 
 def _check_verdict(said: RestorePredicate) -> None:

@@ -1,4 +1,9 @@
-"""Tables of the drain: which buffered writes a store has, and those that it could not take."""
+"""Tables of the drain: which buffered writes a store has, and those that it could not take.
+
+Both are protected. A conflict may be the last copy of a write that was acknowledged. Without the
+marks, a drain that goes on in a restored store would take writes for conflicts that later ones of
+the buffer replaced.
+"""
 
 from sqlalchemy import BigInteger, Column, LargeBinary
 from sqlmodel import Field, SQLModel
@@ -20,10 +25,10 @@ class BufferConflictRow(SQLModel, table=True):
 
     __tablename__ = "buffer_conflict"
 
+    tenant: str = Field(primary_key=True)
     id: str = Field(primary_key=True, description="the write's idempotency key")
     spool: str = Field(index=True)
     number: int = Field(sa_type=BigInteger)
-    tenant: str
     key: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     value: bytes | None = Field(
         sa_column=Column(LargeBinary, nullable=True), description="NULL: the key was to be removed"

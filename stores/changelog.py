@@ -1,6 +1,8 @@
 """A protected store: its identity and fence, and the changes that its triggers have logged."""
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +23,8 @@ from sqlalchemy import (
 from models.changelog import ABSENT, ENDS, Change, ChangelogBroken, Entry, Op
 from models.documents import document_digest, key_digest
 from models.tables_backup import ChangelogRow, StoreIdentityRow
-from stores.changelog_sql import removal_sql, trigger_digest, trigger_sql
-from stores.collections import BY_CODE
+from stores.changelog_sql import logged_tables, removal_sql, trigger_digest, trigger_sql
+from stores.collections import BY_CODE, COLLECTIONS
 from stores.sql import create_all, read, table, write
 
 _CHANGES = table(ChangelogRow)
@@ -182,14 +184,34 @@ def _entry(row: Row[Any], ends: bool) -> Entry:
     return Entry(change, row.key, row.image, row.payload)
 
 
+@contextmanager
+def _logged_anew(connection: Connection) -> Iterator[None]:
+    """Log the rows of tables that are protected for the first time in a store that has a backup.
+
+    They were never logged, so the backup does not know them: they are put again after the block.
+    """
+    logged = logged_tables(connection)
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for each in COLLECTIONS:
+        if each.name not in logged:
+            found = connection.execute(select(each.table)).mappings()
+            rows[each.name] = [dict(row) for row in found]
+            connection.execute(delete(each.table))
+    yield
+    for each in COLLECTIONS:
+        if rows.get(each.name):
+            connection.execute(insert(each.table), rows[each.name])
+
+
 def _install(connection: Connection, region: str, fresh: StoreIdentity, *, seq: int = 0) -> None:
     """Give the store an identity if it has none, and the triggers that this release wants."""
     found = connection.execute(select(_IDENTITY)).first()
     if found is not None and found.region != region:
         raise NotProtected(f"this database is region {found.region}'s, not {region}'s")
     dialect = connection.dialect.name
-    for statement in (*removal_sql(dialect), *trigger_sql(dialect)):
-        connection.exec_driver_sql(statement)
+    with _logged_anew(connection) if found is not None else nullcontext():
+        for statement in (*removal_sql(dialect), *trigger_sql(dialect)):
+            connection.exec_driver_sql(statement)
     digest = trigger_digest(dialect)
     if found is not None:
         connection.execute(update(_IDENTITY).values(triggers=digest))

@@ -7,7 +7,7 @@ write to a store that is fenced.
 
 import hashlib
 
-from sqlalchemy import Column, DateTime, LargeBinary
+from sqlalchemy import Column, Connection, DateTime, LargeBinary
 from sqlalchemy.sql.sqltypes import Boolean
 
 from models.changelog import Op
@@ -37,6 +37,16 @@ def row_sql(dialect: str, collection: Collection, row: str) -> str:
     """The columns of the row called ``row`` as `Collection.row` gives them, payload last."""
     names = {column.name: column for column in collection.table.columns}
     return ", ".join(_plain_column(dialect, names[name], row) for name in collection.row_columns)
+
+
+def logged_tables(connection: Connection) -> set[str]:
+    """The tables whose changes are logged now."""
+    if connection.dialect.name == "sqlite":
+        query = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+    else:
+        query = "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal"
+    triggers = set(connection.exec_driver_sql(query).scalars())
+    return {each.name for each in COLLECTIONS if f"{each.name}_logged_insert" in triggers}
 
 
 def trigger_sql(dialect: str) -> list[str]:
@@ -73,7 +83,10 @@ def _array(dialect: str, of: Collection, columns: tuple["Column[object]", ...], 
 def _sqlite_column(of: Collection, column: "Column[object]", row: str) -> str:
     name = f'{row}."{column.name}"'
     if isinstance(column.type, LargeBinary):
-        return f"CAST({name} AS TEXT)" if is_text(of.name, column.name) else f"lower(hex({name}))"
+        if is_text(of.name, column.name):
+            return f"CAST({name} AS TEXT)"
+        hexed = f"lower(hex({name}))"
+        return f"iif({name} IS NULL, NULL, {hexed})" if column.nullable else hexed
     return name
 
 

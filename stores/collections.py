@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Boolean, Column, DateTime, Integer, LargeBinary, String, Table
 from sqlmodel import AutoString, SQLModel
 
-from models import tables_fleet, tables_kv, tables_receipts
+from models import tables_buffer, tables_fleet, tables_kv, tables_receipts
 from models.documents import NAMES, TENANT_OWNED, DocumentError
 
 _MODELS: tuple[type[SQLModel], ...] = (
@@ -21,6 +21,8 @@ _MODELS: tuple[type[SQLModel], ...] = (
     tables_receipts.LedgerHeadRow,
     tables_receipts.ReceiptRow,
     tables_receipts.CheckpointRow,
+    tables_buffer.BufferMarkRow,
+    tables_buffer.BufferConflictRow,
 )
 _PAYLOADS = {"kv_entry": "value"}
 _TEXTS = {("receipt", "data")}
@@ -116,10 +118,14 @@ def _json_type(column: "Column[Any]") -> type:
 def _reader(collection: str, column: "Column[Any]") -> Callable[[Any], Any] | None:
     """What makes a column's value of its JSON; None: it is that already."""
     if isinstance(column.type, LargeBinary):
-        return _text_bytes if is_text(collection, column.name) else bytes.fromhex
+        return _text_bytes if is_text(collection, column.name) else _bytes
     if isinstance(column.type, DateTime):
         return _time
     return _boolean if isinstance(column.type, Boolean) else None
+
+
+def _bytes(value: str | None) -> bytes | None:
+    return None if value is None else bytes.fromhex(value)
 
 
 def _text_bytes(value: str) -> bytes:

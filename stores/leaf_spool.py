@@ -36,6 +36,10 @@ class LeafSpool:
         _error: BaseException | None,
         _trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of what is on disk."""
         if self._directory is not None:
             self._directory.cleanup()
 
@@ -45,6 +49,17 @@ class LeafSpool:
         self._room -= 1
         if not self._room:
             self._spill()
+
+    def copy(self) -> "LeafSpool":
+        """Another spool with the same documents; to be left as a context of its own."""
+        made = LeafSpool(in_memory=self._in_memory * _LEAF)
+        for number, part in enumerate(self._parts):
+            made._parts[number] = bytearray(part)
+            if self._directory is not None:
+                made._open_directory()
+                made._file(number).write_bytes(self._file(number).read_bytes())
+        made._room = self._room
+        return made
 
     def root(self) -> bytes:
         """The state root of all documents taken so far."""
@@ -67,9 +82,12 @@ class LeafSpool:
                 if here != there:
                     yield key, here, there
 
-    def _spill(self) -> None:
+    def _open_directory(self) -> None:
         if self._directory is None:
             self._directory = tempfile.TemporaryDirectory(prefix="chainring-leaves-")
+
+    def _spill(self) -> None:
+        self._open_directory()
         for number, part in enumerate(self._parts):
             with self._file(number).open("ab") as file:
                 file.write(part)

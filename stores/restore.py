@@ -8,7 +8,7 @@ signed one. Nothing is published here.
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -17,8 +17,8 @@ from sqlalchemy import Engine, func, select
 
 from models.changelog import ABSENT
 from models.checkpoint import Checkpoint
-from models.documents import SCHEMA_VERSION
-from models.restore import Goal, Phase, RestoreReport
+from models.restore import Goal, LedgerFault, Phase, RestoreReport, Upcast
+from models.verifier import Refused
 from stores.chain_check import check_ledger
 from stores.changelog import StoreIdentity, adopt
 from stores.collections import COLLECTIONS
@@ -83,7 +83,7 @@ class Restorer:
             GoalUnknown: it lies past the expected head.
             TargetNotEmpty: the target holds documents.
             RestoreMismatch, BackupDamaged, DocumentError: the backup cannot be trusted.
-            models.verifier.Refused: the expected head, or a receipt, does not stand.
+            models.verifier.Refused: the expected head, or a checkpoint, does not stand.
         """
         self._phases = []
         with self._phase("choose") as count:
@@ -93,25 +93,28 @@ class Restorer:
         create_all(target.engine)
         _require_empty(target.engine)
         with LeafSpool() as leaves, _without_collection():
-            course = self._build(target.engine, base, expected, goal, leaves)
-            return self._prove(target, base, expected, goal, course)
+            course = self._course(base, leaves)
+            with closing(course):
+                self._build(target.engine, base, expected, goal, course)
+                return self._prove(target, base, expected, goal, course)
+
+    def _course(self, base: Base, leaves: LeafSpool) -> Course:
+        return Course(base.manifest.seq, bytes.fromhex(base.manifest.chain), leaves)
 
     def _build(
-        self, engine: Engine, base: Base, expected: Checkpoint, goal: Goal, leaves: LeafSpool
-    ) -> Course:
-        manifest = base.manifest
-        chain = bytes.fromhex(manifest.chain)
-        course = Course(manifest.seq, chain, leaves)
+        self, engine: Engine, base: Base, expected: Checkpoint, goal: Goal, course: Course
+    ) -> None:
+        reader = self._reader
         until = expected.size if goal.seq is None else min(goal.seq, expected.size)
-        links = self._reader.links(manifest.seq, chain, until=until)
-        region, objects = self._reader.region, self._reader.objects
-        builder = Builder(engine, region, objects, self._reader.unseal, goal, links)
+        links = reader.links(course.seq, course.chain, until=until)
+        builder = Builder(
+            engine, reader.region, reader.objects, reader.unseal, goal, links, reader.upcasters
+        )
         with self._phase("load snapshot") as count:
-            builder.load(manifest, course, count)
+            builder.load(base.manifest, course, count)
         with self._phase("replay changelog") as count:
             builder.replay(course, count)
             count(course.changes)
-        return course
 
     def _prove(
         self, target: Target, base: Base, expected: Checkpoint, goal: Goal, course: Course
@@ -119,9 +122,10 @@ class Restorer:
         with self._phase("healing check") as count:
             root = course.leaves.root()
             note = compare_signed(base, course, expected, root)
-            documents, erased = self._heal(target.engine, course, root, count)
+            now = root if course.made is None else course.made.root()
+            documents, erased = self._heal(target.engine, course, now, count)
         with self._phase("verify receipts") as count:
-            receipts = self._verify_receipts(target.engine)
+            receipts, fault = self._verify_receipts(target.engine)
             count(receipts)
         with self._phase("adopt"):
             identity = StoreIdentity(target.store, self._reader.region, target.epoch, False, "")
@@ -154,9 +158,11 @@ class Restorer:
             receipts_expected=known if goal.is_head else 0,
             last_change_at=datetime.fromtimestamp(at / 1000, UTC) if at else None,
             gap=gap_of(self._reader, course.seq, wanted),
+            ledger_fault=fault,
             findings=tuple(self._reader.findings.list),
             phases=tuple(self._phases),
-            schema_version=SCHEMA_VERSION,
+            upcast=_upcast(course, now),
+            schema_version=self._reader.upcasters.current,
         )
 
     def _heal(self, engine: Engine, course: Course, root: bytes, count: Count) -> tuple[int, int]:
@@ -174,13 +180,22 @@ class Restorer:
                 return documents, 0
             return documents, _erased(course, found)
 
-    def _verify_receipts(self, engine: Engine) -> int:
-        """Check the restored ledger alone, and against the checkpoints that it reaches."""
+    def _verify_receipts(self, engine: Engine) -> tuple[int, LedgerFault | None]:
+        """Check the restored ledger alone, and against the checkpoints that it reaches.
+
+        What is wrong with it was so in the store that was signed: it is said, and a person decides.
+        """
         ledger = Ledger(engine, self._reader.region)
         size = ledger.head().size
         reached = [each for each in self._checkpoints if each.size <= size]
-        check_ledger(ledger, checkpoints=reached, keys=self._reader.keys)
-        return size
+        try:
+            check_ledger(ledger, checkpoints=reached, keys=self._reader.keys)
+        except Refused as refusal:
+            if refusal.code == "wrong-checkpoint":
+                raise
+            last = size if refusal.seq is None else refusal.seq
+            return size, LedgerFault(code=refusal.code, why=str(refusal), last_valid=last - 1)
+        return size, None
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[Count]:
@@ -207,6 +222,14 @@ def _without_collection() -> Iterator[None]:
             gc.enable()
 
 
+def _upcast(course: Course, root: bytes) -> Upcast | None:
+    if course.made is None:
+        return None
+    return Upcast(
+        versions=tuple(sorted(course.older)), documents=course.upcast, state_root=root.hex()
+    )
+
+
 def _erased(course: Course, found: LeafSpool) -> int:
     """How many documents are not there because their tenant's key is destroyed.
 
@@ -214,9 +237,9 @@ def _erased(course: Course, found: LeafSpool) -> int:
         RestoreMismatch: any other difference.
     """
     erased = 0
-    for key, wanted, there in course.leaves.difference(found):
+    for key, wanted, there in course.now.difference(found):
         if there != ABSENT or key not in (course.erased or ()):
-            rest = islice(course.leaves.difference(found), 1000)
+            rest = islice(course.now.difference(found), 1000)
             raise RestoreMismatch(
                 f"document {key.hex()[:16]} should be {wanted.hex()[:16]}, the database has "
                 f"{there.hex()[:16]}; documents that differ: {sum(1 for _ in rest)} or more"

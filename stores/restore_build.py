@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Engine
 
-from models.backup_file import BackupDamaged, Unseal
+from models.backup_file import BackupDamaged, BackupFile, Unseal
 from models.changelog import Change, Entry
-from models.documents import key_digest
+from models.documents import NAMES, document_digest, key_digest
 from models.manifest import ChunkRef, Manifest
 from models.restore import Goal
+from models.upcasting import UPCASTERS, Upcasters
 from stores.backup_chunks import read_chunk
-from stores.collections import BY_CODE, COLLECTIONS
+from stores.collections import BY_CODE, COLLECTIONS, Collection
 from stores.document_load import Row, load_rows, replay, row_of
 from stores.leaf_spool import LeafSpool
 from stores.objects import ObjectStore
@@ -33,7 +34,9 @@ class Course:
     """How far a restore has come, and what it knows must be in the store.
 
     Attributes:
-        leaves: every document by digests, also those that could not be read.
+        leaves: every document by digests as they were signed, also those that could not be read.
+        made: the same of the documents as they are now; None as long as none is of an older schema.
+        older: the older versions that there are documents of; upcast: how many of them changed.
         erased: those that could not be read, by key digest; None: nobody asks.
         stopped: the goal was found.
     """
@@ -46,6 +49,33 @@ class Course:
     stopped: bool = False
     links: list[Link] = field(default_factory=list)
     erased: set[bytes] | None = field(default_factory=set)
+
+    made: LeafSpool | None = None
+    older: set[int] = field(default_factory=set)
+    upcast: int = 0
+
+    @property
+    def now(self) -> LeafSpool:
+        """What must be in the store."""
+        return self.leaves if self.made is None else self.made
+
+    def add(self, change: Change, now: bytes | None = None) -> None:
+        """Take a document as a change left it; ``now`` is its digest where it was upcast."""
+        self.leaves.add(change.key, change.after)
+        if self.made is not None:
+            self.made.add(change.key, change.after if now is None else now)
+            self.upcast += now not in (None, change.after)
+
+    def has_older(self, version: int) -> None:
+        """Documents of an older version come: from here on there are two states."""
+        self.older.add(version)
+        if self.made is None:
+            self.made = self.leaves.copy()
+
+    def close(self) -> None:
+        """Let go of what was made for the older documents."""
+        if self.made is not None:
+            self.made.close()
 
     def unread(self, key: bytes) -> None:
         """A document could not be read; its digests are known all the same."""
@@ -68,7 +98,9 @@ class Builder:
         unseal: Unseal,
         goal: Goal,
         links: Iterator[Link],
+        upcasters: Upcasters = UPCASTERS,
     ) -> None:
+        self._upcasters = upcasters
         self._engine = engine
         self._objects = objects
         self._unseal = unseal
@@ -82,22 +114,25 @@ class Builder:
         Raises:
             BackupDamaged: a chunk is not what the manifest says.
         """
-        changes: list[Change] = []
+        schema = manifest.schema_version
+        if schema != self._upcasters.current:
+            course.has_older(schema)
+        changes: list[tuple[Change, bytes | None]] = []
         fold: dict[bytes, Entry | Change] = {}
         while len(changes) < MOST_FOLDED and (part := self._next(course)):
             for each in part:
                 change = each.change if isinstance(each, Entry) else each
-                changes.append(change)
+                changes.append((change, _digest_now(each, course)))
                 fold[change.key] = each
         done = 0
         for ref in manifest.chunks:
-            self._chunk(ref, fold, course)
+            self._chunk(ref, schema, fold, course)
             done += ref.documents
             count(done)
         self._check_base(manifest, course)
         self._load_new(fold.values())
-        for change in changes:
-            course.leaves.add(change.key, change.after)
+        for change, now in changes:
+            course.add(change, now)
         for key, each in fold.items():
             if isinstance(each, Change):
                 course.unread(key)
@@ -109,7 +144,7 @@ class Builder:
                 replay(connection, [each for each in part if isinstance(each, Entry)])
             for each in part:
                 change = each.change if isinstance(each, Entry) else each
-                course.leaves.add(change.key, change.after)
+                course.add(change, _digest_now(each, course))
                 if isinstance(each, Change):
                     course.unread(change.key)
             count(course.changes)
@@ -127,7 +162,17 @@ class Builder:
         course.chain = link.chain_after(wanted)
         course.changes += wanted
         course.last_at = changes[wanted - 1].at
-        return link.entries[:wanted]
+        if link.schema == self._upcasters.current:
+            return link.entries[:wanted]
+        course.has_older(link.schema)
+        return [self._now(each, link.schema) for each in link.entries[:wanted]]
+
+    def _now(self, each: Entry | Change, schema: int) -> Entry | Change:
+        """A change of an older version with its document as it is in this one."""
+        if isinstance(each, Change) or each.image is None:
+            return each
+        image = self._upcasters.upcast(schema, NAMES[each.change.collection], each.image)
+        return each._replace(image=image)
 
     def _cut(self, changes: Sequence[Change]) -> tuple[int, bool]:
         """How many of a segment's changes are wanted, and whether the goal is reached by them.
@@ -148,15 +193,17 @@ class Builder:
                     return whole, True
         return whole, False
 
-    def _chunk(self, ref: ChunkRef, fold: dict[bytes, Entry | Change], course: Course) -> None:
+    def _chunk(
+        self, ref: ChunkRef, schema: int, fold: dict[bytes, Entry | Change], course: Course
+    ) -> None:
         file = read_chunk(self._objects, ref)
         changes = file.changes
         collection = BY_CODE.get(changes[0].collection)
         if collection is None or any(c.collection != collection.code for c in changes):
             raise BackupDamaged(f"{ref.name}: is not of one collection that this release knows")
         rows: list[Row] = []
-        for change, row in zip(changes, file.rows(self._unseal), strict=True):
-            course.leaves.add(change.key, change.after)
+        for change, row, now in self._rows(file, collection, schema):
+            course.add(change, now)
             changed = fold.pop(change.key, None)
             if changed is not None:
                 rows += _rows_of(changed)
@@ -168,6 +215,20 @@ class Builder:
                 course.unread(change.key)
         with write(self._engine) as connection:
             load_rows(connection, collection, rows)
+
+    def _rows(
+        self, file: BackupFile, collection: Collection, schema: int
+    ) -> Iterator[tuple[Change, Row | None, bytes | None]]:
+        """A chunk's documents with their rows; older ones proved as they were, and then upcast."""
+        for change, row in zip(file.changes, file.rows(self._unseal), strict=True):
+            if row is None or schema == self._upcasters.current:
+                yield change, row, None
+                continue
+            image, payload = self._upcasters.image_of(schema, collection.name, row)
+            if document_digest(image) != change.after:
+                raise BackupDamaged(f"{collection.name}: a row is not the one that is signed")
+            now = self._upcasters.upcast(schema, collection.name, image)
+            yield change, collection.row(now, payload), document_digest(now)
 
     def _check_base(self, manifest: Manifest, course: Course) -> None:
         """The chunks must make the signed state root: after a change within a segment, where a
@@ -188,6 +249,13 @@ class Builder:
         with write(self._engine) as connection:
             for collection in COLLECTIONS:
                 load_rows(connection, collection, rows.get(collection.code, []))
+
+
+def _digest_now(each: Entry | Change, course: Course) -> bytes | None:
+    """The digest of a document that may have been upcast; None: as its change says."""
+    if course.made is None or isinstance(each, Change) or each.image is None:
+        return None
+    return document_digest(each.image)
 
 
 def _rows_of(each: Entry | Change) -> list[Row]:

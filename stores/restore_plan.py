@@ -15,6 +15,7 @@ from models.changelog import Change, ChangelogBroken, Entry, chain_over, split_c
 from models.checkpoint import Checkpoint, PublicKey
 from models.manifest import Manifest, ManifestError, read_manifest
 from models.restore import Finding, Goal
+from models.upcasting import UPCASTERS, Upcasters
 from models.verifier import Refused
 from stores.backup_chunks import lost_chunk
 from stores.backup_layout import ManifestName, SegmentName, bad_objects, manifests, segments
@@ -62,6 +63,7 @@ class Link:
     chain_before: bytes
     chain: bytes
     head: Checkpoint
+    schema: int
 
     @property
     def note(self) -> str:
@@ -92,6 +94,7 @@ class BackupReader:
         unseal: Unseal,
         *,
         oldest_first: bool = False,
+        upcasters: Upcasters = UPCASTERS,
     ) -> None:
         self.objects = objects
         self.region = region
@@ -99,12 +102,17 @@ class BackupReader:
         self.findings = Findings()
         self.keys = keys
         self.unseal = unseal
+        self.upcasters = upcasters
         self._oldest_first = oldest_first
         self._bad: set[str] | None = None
 
     def opening(self, unseal: Unseal) -> "BackupReader":
         """The same backup, of which ``unseal`` opens something else."""
-        return BackupReader(self.objects, self.region, self.store, self.keys, unseal)
+        return BackupReader(
+            *(self.objects, self.region, self.store, self.keys, unseal),
+            oldest_first=self._oldest_first,
+            upcasters=self.upcasters,
+        )
 
     def expected(self, note: bytes) -> Checkpoint:
         """The head to reach, checked.
@@ -122,6 +130,7 @@ class BackupReader:
 
         Raises:
             NothingToRestore: there is none.
+            SchemaUnknown: it was made by a newer release.
         """
         found = manifests(self.objects, self.region, self.store)
         for name in sorted(found, key=lambda each: each.seq, reverse=not self._oldest_first):
@@ -182,6 +191,7 @@ class BackupReader:
             return None
 
     def _checked(self, name: SegmentName, file: BackupFile, chain: bytes) -> Link:
+        schema = self.upcasters.check(file.header.get("schema"))
         head = self.expected(str(file.header.get("head")).encode())
         changes = file.changes
         if [change.seq for change in changes] != list(range(name.first, name.last + 1)):
@@ -201,6 +211,7 @@ class BackupReader:
             chain,
             after,
             head,
+            schema,
         )
 
     def _manifest(self, name: ManifestName) -> Manifest | None:
@@ -228,6 +239,7 @@ class BackupReader:
     def _check_manifest(self, name: ManifestName, data: bytes, manifest: Manifest) -> None:
         if hashlib.sha256(data).hexdigest()[:32] not in name.object.name:
             raise BackupDamaged("its bytes are not those that its name says")
+        self.upcasters.check(manifest.schema_version)
         head = self.expected(manifest.head.encode())
         said = (manifest.region, manifest.store, manifest.seq, manifest.chain, manifest.state_root)
         signed = (self.region, self.store, head.size, head.head, head.root.hex())

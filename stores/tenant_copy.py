@@ -8,6 +8,7 @@ bytes in the tenant's own space document.
 
 import hashlib
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -88,12 +89,15 @@ def copy_tenant(
         course = Course(base.manifest.seq, chain, leaves, erased=None)
         until = expected.size if goal.seq is None else goal.seq
         links = reader.links(base.manifest.seq, chain, until=until)
-        builder = Builder(scratch, reader.region, reader.objects, opener, goal, links)
+        builder = Builder(
+            scratch, reader.region, reader.objects, opener, goal, links, reader.upcasters
+        )
         builder.load(base.manifest, course, lambda amount: progress("snapshot", amount))
         builder.replay(course, lambda amount: progress("changelog", amount))
         root = leaves.root()
         root_note = compare_signed(base, course, expected, root)
-        erased = _prove(scratch, tenant, leaves, erased=opener.erased)
+        with closing(course):
+            erased = _prove(scratch, tenant, course.now, erased=opener.erased)
     kept = [] if erased else TenantKV(scratch, tenant).items()
     keys, size, digest = _measured(kept)
     wanted = wanted_seq(goal, expected, course)

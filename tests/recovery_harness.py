@@ -2,7 +2,7 @@
 
 import hashlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from models.backup_file import BackupDamaged
+from models.checkpoint import Checkpoint
 from models.receipts import Draft
 from models.restore import Goal, RestoreReport
 from stores.changelog import identity, protect
@@ -127,10 +128,15 @@ class Backup:
         )
 
     def restore(
-        self, target: Engine, goal: Goal | None = None, *, head: bytes | None = None
+        self,
+        target: Engine,
+        goal: Goal | None = None,
+        *,
+        head: bytes | None = None,
+        checkpoints: Sequence[Checkpoint] = (),
     ) -> RestoreReport:
         goal = goal or Goal()
-        restorer = Restorer(self.reader())
+        restorer = Restorer(self.reader(), checkpoints=checkpoints)
         where = Target(target, secrets.token_hex(16), self.identity.epoch + 1)
         return restorer.restore(where, head or self.head(), goal)
 

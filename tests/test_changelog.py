@@ -214,4 +214,4 @@ def table_of_changes() -> object:
 
 def test_ops_have_numbers_of_their_own() -> None:
     assert (Op.PUT, Op.DELETE) == (1, 2)
-    assert [each.code for each in COLLECTIONS] == list(range(1, 9))
+    assert [each.code for each in COLLECTIONS] == list(range(1, 11))

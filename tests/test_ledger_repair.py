@@ -6,6 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from recovery_harness import Backup
 from sqlalchemy import Engine, insert, text
 from tampering import damage, tamper
 from test_verifier import chain
@@ -340,3 +341,29 @@ def test_a_former_database_is_a_branch(world: World, tmp_path: Path) -> None:
     plan = world.repair(read_branch(receipts_of(former.ledger), "eu"))
     assert plan.common.size == 8 and plan.branch_known
     assert world.verify().abandoned == [10]
+
+
+def test_a_store_whose_ledger_was_forked_is_restored_and_then_repaired(
+    engine: Engine, tmp_path: Path
+) -> None:
+    """The primary is lost before anybody has repaired it: the restore says so, and is possible."""
+    backup = Backup(engine, tmp_path)
+    notary = Notary(backup.ledger, backup.key)
+    backup.work(12)
+    notary.checkpoint()
+    size = backup.ledger.head().size
+    other = Checkpoint(origin("eu"), size - 1, bytes(range(32)), "b" * 64)
+    notary.files.add(other.size, sign(other, backup.key.private))
+    backup.snapshot()
+    keys = [backup.key.public("eu")]
+    restored = open_engine(f"sqlite:///{tmp_path}/restored.db")
+
+    report = backup.restore(restored, checkpoints=notary.files.open(keys))
+
+    assert not report.complete and report.gap is None
+    assert report.ledger_fault and report.ledger_fault.code == "rewritten"
+    ledger = Ledger(restored, "eu")
+    again = Notary(ledger, backup.key)
+    found = diagnose(ledger, again.files.open_all(keys), keys)
+    assert [each.size for each in found.plan.heads] == [size - 1]
+    restored.dispose()

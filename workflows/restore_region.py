@@ -184,5 +184,7 @@ def _missing(report: RestoreReport) -> str:
     if report.gap is not None:
         gap = report.gap
         return f"changes {gap.first} to {gap.last} are missing: {gap.why}"
+    if (fault := report.ledger_fault) is not None:
+        return f"the ledger is not what was signed of it ({fault.why}): repair it once it is back"
     lost = report.receipts_expected - report.receipts
     return f"{lost} receipts that were signed are missing" if lost > 0 else ""
