@@ -86,7 +86,7 @@ class Recovery:
 @asynccontextmanager
 async def recovery_worker(directory: Path, client: Client) -> AsyncIterator[Recovery]:
     made = Recovery(directory, client)
-    failover = FailOverActivities(REGION, directory / "path", made.primary)
+    failover = FailOverActivities(REGION, directory / "path", made.primary, made.catch_up)
     async with Worker(
         client,
         task_queue=QUEUE,

@@ -143,16 +143,16 @@ class World:
     def orphan_writer(self) -> None:
         """The serving process is cut off; another one will be started in its place."""
         writer = self._writer
-        if writer is not None and writer.mode._serving is not None:
-            if writer.mode._serving.buffer is None:
-                self.zombies.append(writer)
-                self._writer = None
+        serving = None if writer is None else writer.mode._serving
+        if writer is not None and serving is not None and serving.buffer is None:
+            self.zombies.append(writer)
+            self._writer = None
 
     def activity(self, name: str, argument: Any, beat: Callable[[], None] = lambda: None) -> Any:
         """Run an activity of the recovery process, as its worker does."""
         environment = ActivityEnvironment()
         environment.on_heartbeat = lambda *_details: beat()
-        drains = FailOverActivities(REGION, self.path, self.backup.primary)
+        drains = FailOverActivities(REGION, self.path, self.backup.primary, self.backup.secure)
         holder = drains if hasattr(drains, name) else self.backup.activities()
         return environment.run(getattr(holder, name), argument)
 

@@ -26,7 +26,7 @@ from stores.sealing import BackupSeals
 from stores.shipping import Shipper
 from stores.snapshots import SnapshotMismatch, Snapshotter
 from stores.sql import StoreUnavailable, create_all, open_engine
-from stores.state_tree import StateTree
+from stores.state_tree import Position, StateTree
 from stores.tenant_keys import TenantKeys, ensure_region_key
 from stores.witness import HeadRefused, Witness
 from workers.process import build_id
@@ -69,6 +69,7 @@ class RegionBackup:
         self._tree: StateTree | None = None
         self._following = ""
         self._shipper: Shipper | None = None
+        self._keys_for: Position | None = None
         self._lock = threading.RLock()
 
     def activities(self) -> RecoveryActivities:
@@ -83,7 +84,7 @@ class RegionBackup:
             witness=self.witness,
             key=self.key,
             checkpoints=checkpoints,
-            unseal=self.seals.unseal,
+            unseal=self._unseal,
             certificates=self._work / "certificates",
             version=build_id(),
         )
@@ -116,19 +117,29 @@ class RegionBackup:
     def catch_up(self) -> None:
         """See `activities.recovery.Follower`."""
         gives_nothing = (ChangelogBroken, HeadRefused, NotProtected, StoreUnavailable)
-        with contextlib.suppress(*gives_nothing), self._lock:
+        with contextlib.suppress(*gives_nothing):
+            self.secure()
+
+    def secure(self) -> None:
+        """Bring everything that the primary holds into its backup, with a snapshot to begin with.
+
+        Raises:
+            ChangelogBroken, HeadRefused, SnapshotMismatch: the backup cannot go on.
+            StoreUnavailable, NotProtected, ObjectError, OSError: try again later.
+        """
+        with self._lock:
             shipper = self._follow()
             shipper.ship_all()
             self._have_a_base(shipper)
+            if (position := shipper.position()) != self._keys_for:
+                self._keys.back_up()  # what was shipped may be sealed by a key that is new
+                self._keys_for = position
 
     def round(self) -> None:
         """Ship what there is, measure what there is not, fence what was the primary before."""
         with self._lock:
             shipper = self._follow()
-            self._keys.take_over()
-            if shipper.ship_all():
-                self._keys.back_up()
-            self._have_a_base(shipper)
+            self.secure()
             lag = shipper.lag()
         LAG.labels(self.region).set(lag.seconds)
         LAG_CHANGES.labels(self.region).set(lag.changes)
@@ -163,6 +174,7 @@ class RegionBackup:
                 raise NotProtected(
                     f"the database is store {seen.id}, the primary is {primary.store}: restore it"
                 )
+            self._keys.take_over()  # or what is shipped would be sealed by other keys
             self._tree = StateTree(self._work / f"{primary.store}.tree")
             self._shipper = Shipper(
                 engine,
@@ -183,7 +195,6 @@ class RegionBackup:
             return
         if not any(True for _ in manifests(self.objects, self.region, store)):
             made = Snapshotter(shipper.engine, shipper).snapshot()
-            self._keys.back_up()
             log.info("region %s: first snapshot of store %s, %s", self.region, store, made.name)
         self._based.add(store)
 
@@ -194,6 +205,12 @@ class RegionBackup:
                 with contextlib.suppress(StoreUnavailable, NotProtected):
                     fence_store(database, self.region, primary.epoch)
                     self._fenced.add(database)
+
+    def _unseal(self, tenant: str, sealed: bytes, bound_to: bytes) -> bytes | None:
+        """Unseal also where the tenants' keys were lost together with the store."""
+        with self._lock:
+            self._keys.take_over()
+        return self.seals.unseal(tenant, sealed, bound_to)
 
     def _close(self) -> None:
         if self._tree is not None:

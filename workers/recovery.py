@@ -34,7 +34,9 @@ async def run_recovery(regions: list[str]) -> int:
         backup = RegionBackup(addresses, addresses.backup)
         holders: list[object] = [backup.activities()]
         if addresses.recovery is not None:
-            holders.append(FailOverActivities(region, addresses.recovery, backup.primary))
+            holders.append(
+                FailOverActivities(region, addresses.recovery, backup.primary, backup.secure)
+            )
         temporal = addresses.temporal.model_copy(update={"task_queue": RECOVERY_QUEUE})
         client = await connect(temporal, otlp_endpoint=addresses.otlp_endpoint)
         workers.append(
