@@ -24,7 +24,7 @@ from stores.objects_local import LocalObjects
 from stores.pointer import Pointer, PrimaryPointer
 from stores.sealing import BackupSeals
 from stores.shipping import Shipper
-from stores.snapshots import SnapshotMismatch, Snapshotter
+from stores.snapshots import Snapshotter
 from stores.sql import StoreUnavailable, create_all, open_engine
 from stores.state_tree import Position, StateTree
 from stores.tenant_keys import TenantKeys, ensure_region_key
@@ -153,11 +153,11 @@ class RegionBackup:
             try:
                 self.round()
                 said = ""
-            except (ChangelogBroken, HeadRefused, SnapshotMismatch) as error:
-                BROKEN.labels(self.region).set(1)
-                said = _say(said, f"region {self.region}: the backup cannot go on: {error}")
             except _LATER as error:
                 said = _say(said, f"region {self.region}: the backup waits: {error}")
+            except Exception as error:  # also what nobody foresaw: a thread that ends says nothing
+                BROKEN.labels(self.region).set(1)
+                said = _say(said, f"region {self.region}: the backup cannot go on: {error}")
             stopping.wait(self._every)
         with self._lock:
             self._close()
