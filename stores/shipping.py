@@ -197,19 +197,20 @@ class Shipper:
         it. Their absence, or a store that they do not lead to, shows against the signed head.
         """
         known = self._backed_up(store)
-        with read(self.engine) as connection:
-            seq = last_seq(connection)
-            position = Position(store, seq, CHAIN_START)
-            self._tree.build(position, _leaves(connection))
-        if known is None:  # no backup yet: it begins here
-            return position
-        end = Position(store, known.size, bytes.fromhex(known.head))
-        self._tree.undo([each.change for each in self._pending(end.seq, seq)], end)
-        if self._tree.root() != known.root:
-            raise ChangelogBroken(
-                f"region {self.region}: the store and its changelog do not lead back to head "
-                f"{known.size} of the backup: documents were changed without a trace"
-            )
+        with self._tree.at_once():
+            with read(self.engine) as connection:
+                seq = last_seq(connection)
+                position = Position(store, seq, CHAIN_START)
+                self._tree.build(position, _leaves(connection))
+            if known is None:  # no backup yet: it begins here
+                return position
+            end = Position(store, known.size, bytes.fromhex(known.head))
+            self._tree.undo([each.change for each in self._pending(end.seq, seq)], end)
+            if self._tree.root() != known.root:
+                raise ChangelogBroken(
+                    f"region {self.region}: the store and its changelog do not lead back to head "
+                    f"{known.size} of the backup: documents were changed without a trace"
+                )
         return end
 
     def _pending(self, after: int, until: int) -> list[Entry]:

@@ -89,7 +89,7 @@ class World:
         self.key = key.public(REGION)
         self.addresses = _addresses(home, self.first)
         (home / "regions" / REGION).mkdir(parents=True)
-        with self.faults.paused():
+        with self.faults.installed(), self.faults.paused():
             self._prepare()
         self._backup: RegionBackup | None = None
         self._writer: Writer | None = None
