@@ -1,6 +1,7 @@
 """A few seeds of the simulator, and that it complains about a product that is broken."""
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +12,6 @@ import activities.recovery
 import stores.changelog_sql
 import stores.drain
 import stores.restore_build
-import workers.backup
 from stores.kv import TenantKV
 from stores.shipping import Shipper
 
@@ -33,7 +33,7 @@ def test_a_seed_is_always_the_same_history() -> None:
 
 def _plain(line: str) -> str:
     """A line of the trace without the directory that the history was played in."""
-    return line.split("/dev/shm")[0].split("/tmp")[0]
+    return re.split("/dev/shm|/tmp", line, maxsplit=1)[0]
 
 
 # --- what the simulator is worth: each of these must be found ---
@@ -67,18 +67,12 @@ class _Never(Exception):
 
 
 @contextlib.contextmanager
-def _buffer_emptied_early(patch: pytest.MonkeyPatch) -> Iterator[None]:
-    patch.setattr(workers.backup.RegionBackup, "secure", lambda _self: None)
-    yield
-
-
-@contextlib.contextmanager
 def _shipper_skips(patch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Says that it has shipped what it has not, where the object store does not answer."""
+    """A shipper that says it has shipped what it has not."""
     real = Shipper._put_once
 
     def put(self: Shipper, name: str, data: bytes) -> None:
-        with contextlib.suppress(Exception):
+        if not name.endswith(".seg"):
             real(self, name, data)
 
     patch.setattr(Shipper, "_put_once", put)
