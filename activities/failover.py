@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from sqlalchemy import Engine
 from temporalio import activity
 
 from activities.errors import final_errors
+from models.buffer import DrainReport
 from models.primary import Mode, Primary
 from models.receipts import Draft
 from models.recovery import Degraded, Drained, DrainStore, FailOverRequest
@@ -22,13 +24,21 @@ class FailOverActivities:
 
     Args:
         directory: where the region's mode file and spool are.
+        secure: brings everything that the primary holds into its backup, or raises.
     """
 
-    def __init__(self, region: str, directory: Path, primary: Callable[[], Pointer]) -> None:
+    def __init__(
+        self,
+        region: str,
+        directory: Path,
+        primary: Callable[[], Pointer],
+        secure: Callable[[], None],
+    ) -> None:
         self._region = region
         self._spool = directory / SPOOL
         self._file = PrimaryFile(directory, region)
         self._primary = primary
+        self._secure = secure
 
     @activity.defn
     @final_errors
@@ -45,35 +55,38 @@ class FailOverActivities:
         """Stop taking writes for a moment, make the buffered ones in the store, serve from it.
 
         The buffer is whose process has it: until the gateway has let go of it, this is tried again.
+        It is emptied when the backup has what was in it: a new store may be lost again.
         """
         found = self._file.read()
         if found.mode == "buffered":
+            self._secure()  # a store without a backup takes long, and writes are taken meanwhile
             found = self._switch("draining", step.reason)
         primary = self._primary()
         engine = open_engine(primary.database)
         try:
-            spool = Spool(self._spool, epoch=found.epoch)
-            try:
-                report = drain_and_clear(
-                    engine, spool, rebuilt=step.rebuilt, progress=activity.heartbeat
-                )
-            finally:
-                spool.close()
-            proof = report.proof
-            drained = Drained(
-                acknowledged=proof.acknowledged.count,
-                applied=report.applied,
-                conflicts=report.conflicts,
-                pending=proof.pending.count,
-                first_conflicts=[str(each)[:300] for each in report.first_conflicts[:10]],
-                proof=proof,
-            )
-            self._record(Ledger(engine, self._region), step, drained, primary.store)
+            drained = self._drain(engine, primary.store, step, found.epoch)
         finally:
             engine.dispose()
         if self._file.read().mode == "draining":
             self._switch("normal", step.reason, snapshot=None, snapshot_at=None)
         return drained
+
+    def _drain(self, engine: Engine, store: str, step: DrainStore, epoch: int) -> Drained:
+        ledger = Ledger(engine, self._region)
+        recorded: list[Drained] = []
+
+        def secure(report: DrainReport) -> None:
+            recorded.append(self._record(ledger, step, _drained(report), store))
+            self._secure()
+
+        spool = Spool(self._spool, epoch=epoch)
+        try:
+            drain_and_clear(
+                engine, spool, rebuilt=step.rebuilt, progress=activity.heartbeat, secure=secure
+            )
+        finally:
+            spool.close()
+        return recorded[0]
 
     def _switch(self, mode: Mode, why: str, **more: object) -> Primary:
         found = self._file.read()
@@ -82,7 +95,8 @@ class FailOverActivities:
         self._file.switch(wanted)
         return wanted
 
-    def _record(self, ledger: Ledger, step: DrainStore, drained: Drained, store: str) -> None:
+    def _record(self, ledger: Ledger, step: DrainStore, drained: Drained, store: str) -> Drained:
+        """Write the receipt of these records, or find it: what it says is what was done."""
         body = {**drained.model_dump(mode="json"), "reason": step.reason, "store": store}
         if step.verdict is not None:
             body["verdict"] = step.verdict.model_dump(mode="json")
@@ -90,9 +104,25 @@ class FailOverActivities:
             kind="region.drained",
             actor=step.actor,
             subject=self._region,
-            idempotency_key=f"drain/{step.workflow}",
+            idempotency_key=f"drain/{step.workflow}/{drained.proof.acknowledged.last}",
             workflow_id=step.workflow,
             body=body,
         )
-        if ledger.find(draft.idempotency_key) is None:
-            ledger.append([draft])
+        stored = ledger.find(draft.idempotency_key)
+        if stored is not None:
+            said = {name: stored.receipt.body[name] for name in Drained.model_fields}
+            return Drained.model_validate(said)
+        ledger.append([draft])
+        return drained
+
+
+def _drained(report: DrainReport) -> Drained:
+    proof = report.proof
+    return Drained(
+        acknowledged=proof.acknowledged.count,
+        applied=report.applied,
+        conflicts=report.conflicts,
+        pending=proof.pending.count,
+        first_conflicts=[str(each)[:300] for each in report.first_conflicts[:10]],
+        proof=proof,
+    )

@@ -145,7 +145,8 @@ class RecoveryActivities:
                 checkpoints=[open_checkpoint(each, [public]) for each in notes],
                 progress=activity.heartbeat,
             )
-            target = Target(engine, step.restored, self._free_epoch(primary.epoch, step.restored))
+            epoch = self._free_epoch(primary.epoch, step.restored, source)
+            target = Target(engine, step.restored, epoch)
             with pinned(self._objects, self._region, step.workflow, beat=activity.heartbeat):
                 report = restorer.restore(target, note, request.goal)
         finally:
@@ -218,11 +219,13 @@ class RecoveryActivities:
             return None
         return read_claim(self._objects.get(name, LARGEST_CLAIM))
 
-    def _free_epoch(self, epoch: int, restored: str) -> int:
-        """The next epoch that no other store has claimed: a publication may have been given up."""
-        while (claim := self._claim(epoch := epoch + 1)) and claim.store != restored:
-            pass
-        return epoch
+    def _free_epoch(self, epoch: int, restored: str, source: str) -> int:
+        """The next epoch that nobody else has claimed: a publication may have been given up."""
+        while True:
+            epoch += 1
+            claim = self._claim(epoch)
+            if claim in (None, Claim(epoch=epoch, store=restored, source=source)):
+                return epoch
 
     def _backed_up(self, primary: Pointer) -> str:
         """The primary, or while it has no backup of its own the store it was restored from."""

@@ -78,13 +78,23 @@ def drain_and_clear(
     *,
     rebuilt: bool,
     progress: Progress = lambda _done, _of: None,
+    secure: Callable[[DrainReport], None] = lambda _report: None,
 ) -> DrainReport:
-    """`drain` by the spool's owner, who then clears it; also raises what `Spool.clear` does."""
+    """`drain` by the spool's owner, who then clears it; also raises what `Spool.clear` does.
+
+    Args:
+        secure: called before the spool is cleared, which keeps the writes until then; what it
+            raises is raised here, and nothing is cleared.
+    """
     contents = open_spool(spool.directory)
     assert contents is not None
     report = drain(engine, contents, rebuilt=rebuilt, progress=progress)
+    cleared = contents.headers[-1]._replace(first=contents.last + 1, chain=contents.chain)
+    proof = outage_proof(cleared, cleared, contents.last, contents.chain)
+    report = report.model_copy(update={"proof": proof})
+    secure(report)
     spool.clear(contents.last, contents.chain)
-    return report.model_copy(update={"proof": spool.proof()})
+    return report
 
 
 def conflicts_of(engine: Engine, spool: str, *, limit: int = 1000) -> list[Conflict]:

@@ -14,18 +14,19 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 from sqlalchemy import Connection, Engine
 
-from models.backup_file import Seal, decode, encode_segment
+from models.backup_file import BackupDamaged, Seal, decode, encode_segment
 from models.canonical import canonical
 from models.changelog import CHAIN_START, ChangelogBroken, Entry
 from models.checkpoint import Checkpoint
 from models.documents import SCHEMA_VERSION, document_digest, key_digest
-from models.manifest import read_manifest
+from models.manifest import ManifestError, read_manifest
+from models.verifier import Refused
 from stores.backup_layout import manifests, segment_name, segments, store_name
 from stores.changelog import changes_after, forget_changes, identity, last_seq, waiting
 from stores.collections import BY_CODE, COLLECTIONS
 from stores.document_scan import is_what_was_written, scan_images
 from stores.keys import SigningKey
-from stores.objects import ObjectExists, ObjectStore
+from stores.objects import ObjectDamaged, ObjectExists, ObjectStore
 from stores.sql import read
 from stores.state_tree import Position, StateTree
 from stores.witness import Witness, open_head, sign_head
@@ -198,19 +199,20 @@ class Shipper:
         it. Their absence, or a store that they do not lead to, shows against the signed head.
         """
         known = self._backed_up(store)
-        with read(self.engine) as connection:
-            seq = last_seq(connection)
-            position = Position(store, seq, CHAIN_START)
-            self._tree.build(position, _leaves(connection))
-        if known is None:  # no backup yet: it begins here
-            return position
-        end = Position(store, known.size, bytes.fromhex(known.head))
-        self._tree.undo([each.change for each in self._pending(end.seq, seq)], end)
-        if self._tree.root() != known.root:
-            raise ChangelogBroken(
-                f"region {self.region}: the store and its changelog do not lead back to head "
-                f"{known.size} of the backup: documents were changed without a trace"
-            )
+        with self._tree.at_once():
+            with read(self.engine) as connection:
+                seq = last_seq(connection)
+                position = Position(store, seq, CHAIN_START)
+                self._tree.build(position, _leaves(connection))
+            if known is None:  # no backup yet: it begins here
+                return position
+            end = Position(store, known.size, bytes.fromhex(known.head))
+            self._tree.undo([each.change for each in self._pending(end.seq, seq)], end)
+            if self._tree.root() != known.root:
+                raise ChangelogBroken(
+                    f"region {self.region}: the store and its changelog do not lead back to head "
+                    f"{known.size} of the backup: documents were changed without a trace"
+                )
         return end
 
     def _pending(self, after: int, until: int) -> list[Entry]:
@@ -224,17 +226,28 @@ class Shipper:
         return pending
 
     def _backed_up(self, store: str) -> Checkpoint | None:
-        """The signed head at the end of the backup; None when the store has none."""
+        """The signed head that the backup goes to at least; None when the store has none.
+
+        Raises:
+            ChangelogBroken: it was not witnessed, and the end of the backup is damaged.
+        """
+        keys = [self._key.public(self.region)]
+        witnessed = self._witness.head(self.region, store)
+        if witnessed is not None:
+            return open_head(witnessed, keys)
         ends = [(each.last, each.object) for each in segments(self.objects, self.region, store)] + [
             (each.seq, each.object) for each in manifests(self.objects, self.region, store)
         ]
         if not ends:
             return None
         found = max(ends, key=lambda each: each[0])[1]
-        data = self.objects.get(found.name, limit=found.size)
-        is_segment = found.name.endswith(".seg")
-        head = decode(data).header["head"] if is_segment else read_manifest(data).head
-        return open_head(head.encode(), [self._key.public(self.region)])
+        try:
+            data = self.objects.get(found.name, limit=found.size)
+            is_segment = found.name.endswith(".seg")
+            head = decode(data).header["head"] if is_segment else read_manifest(data).head
+            return open_head(str(head).encode(), keys)
+        except (BackupDamaged, KeyError, ManifestError, ObjectDamaged, Refused) as error:
+            raise ChangelogBroken(f"{found.name}: {error}") from None
 
     def _put_once(self, name: str, data: bytes) -> None:
         """Put an object whose name says what it is; one that is there already is as good."""

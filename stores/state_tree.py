@@ -74,9 +74,24 @@ class StateTree:
                 self._branches[number] = branch_hash(hashes)
         return root_hash([branch or EMPTY for branch in self._branches])
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Keep what is done within the block as a whole, or after an error nothing of it."""
+        if self._db.in_transaction:
+            yield
+            return
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            self._load()
+            raise
+
     def build(self, position: Position, leaves: Iterable[tuple[bytes, bytes]]) -> None:
         """Begin anew from a whole state, which ``position`` is the end of."""
-        with self._changing():
+        with self.at_once():
             self._db.execute("DELETE FROM leaf")
             self._db.execute("DELETE FROM bucket")
             self._load()
@@ -98,7 +113,7 @@ class StateTree:
         position = self.position
         if position is None:
             raise ChangelogBroken("the state tree was never built")
-        with self._changing():
+        with self.at_once():
             leaves = self._after(changes, position.seq)
             self._write(leaves)
             self._rehash({bucket_of(key) for key in leaves})
@@ -109,7 +124,7 @@ class StateTree:
 
     def undo(self, changes: Sequence[Change], position: Position) -> None:
         """Go back over changes, the newest first, to ``position``: see `stores.shipping`."""
-        with self._changing():
+        with self.at_once():
             leaves: dict[bytes, bytes] = {}
             for change in reversed(changes):
                 there = leaves.get(change.key, self._leaf(change.key))
@@ -131,17 +146,6 @@ class StateTree:
     def count(self) -> int:
         """How many documents there are."""
         return int(self._db.execute("SELECT count(*) FROM leaf").fetchone()[0])
-
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            self._load()
-            raise
 
     def _load(self) -> None:
         self._hashes = bytearray(_BUCKET_COUNT * len(EMPTY))

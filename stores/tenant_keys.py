@@ -78,7 +78,7 @@ class RegionKey:
             return self._cipher.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], purpose)
         except (InvalidTag, ValueError):
             raise KeyDamaged(
-                f"{purpose.decode()}: not wrapped under region key {self.id}"
+                f"{purpose.decode(errors='replace')}: not wrapped under region key {self.id}"
             ) from None
 
 

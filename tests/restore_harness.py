@@ -188,7 +188,7 @@ async def recovery_worker(
 ) -> AsyncIterator[Recovery]:
     """``more``: further holders of activities."""
     made = Recovery(directory, client)
-    failover = FailOverActivities(REGION, directory / "path", made.primary)
+    failover = FailOverActivities(REGION, directory / "path", made.primary, made.catch_up)
     reads = SnapshotReadActivities(
         REGION,
         directory / "path",

@@ -229,6 +229,8 @@ class History:
         url, store = writer.primary.database, writer.store
         if operation.value is None and operation.doc not in model.expected(store):
             return  # there was nothing to remove
+        if operation.doc[0] == "receipt" and operation.doc in model.expected(store):
+            return  # it is there: the answer to the first request was lost
         late = ""
         if store != world.primary().store:
             if url not in world.lowered:
@@ -237,9 +239,6 @@ class History:
         found = world.document(url, operation.doc)
         if found != operation.value:
             raise Violation(f"acknowledged, but {found!r} is there: {operation}")
-        known = model.expected(store).get(operation.doc)
-        if operation.doc[0] == "receipt" and known == operation.value:
-            return  # it was there already: the answer of the first request was lost
         model.happened(operation, store, world.seq(url))
         operation.lost = late
 
@@ -396,6 +395,18 @@ class History:
         self.world.damage.clear()
         return "all objects are as they were"
 
+    def _lose_keys(self) -> str:
+        """The recovery process's machine is lost, and with it the keys of the tenants."""
+        world = self.world
+        if world.bucket.unreachable:
+            return "not while their backup is out of reach"
+        world.stop_recovery()
+        with world.faults.paused():
+            for suffix in ("", "-wal", "-shm"):
+                (world.home / f"tenant-keys.db{suffix}").unlink(missing_ok=True)
+            shutil.rmtree(world.home / "backup", ignore_errors=True)
+        return "gone, with the state trees"
+
     def _clock(self) -> str:
         hours = self._chance.choice((-30, -1, 1, 30))
         self.world.faults.now_ms += hours * 3_600_000
@@ -541,6 +552,7 @@ _ACTIONS: dict[str, tuple[int, Callable[[History], str]]] = {
     "bucket": (4, History._bucket),
     "damage": (2, History._damage),
     "mend": (1, History._mend_bucket),
+    "keys": (1, History._lose_keys),
     "clock": (2, History._clock),
     "start": (5, History._start),
     "rehearse": (2, History._rehearse),

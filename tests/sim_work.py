@@ -215,6 +215,8 @@ class Workflows:
             seq = each.at.get(report.source_store, report.expected_seq + 1)
             if report.gap is not None and report.gap.first <= seq <= report.gap.last:
                 each.lost = f"in the gap that was accepted, {report.gap.first} to {report.gap.last}"
+            elif each.number is not None and each.number not in world.model.buffered:
+                raise Violation(f"the buffer was cleared before the backup had {each}")
             elif seq > report.expected_seq and not alive:
                 each.lost = "was not shipped when the store died"
             else:

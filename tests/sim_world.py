@@ -89,7 +89,7 @@ class World:
         self.key = key.public(REGION)
         self.addresses = _addresses(home, self.first)
         (home / "regions" / REGION).mkdir(parents=True)
-        with self.faults.paused():
+        with self.faults.installed(), self.faults.paused():
             self._prepare()
         self._backup: RegionBackup | None = None
         self._writer: Writer | None = None
@@ -152,7 +152,7 @@ class World:
         """Run an activity of the recovery process, as its worker does."""
         environment = ActivityEnvironment()
         environment.on_heartbeat = lambda *_details: beat()
-        drains = FailOverActivities(REGION, self.path, self.backup.primary)
+        drains = FailOverActivities(REGION, self.path, self.backup.primary, self.backup.secure)
         holder = drains if hasattr(drains, name) else self.backup.activities()
         return environment.run(getattr(holder, name), argument)
 

@@ -26,7 +26,7 @@ from stores.sealing import BackupSeals
 from stores.shipping import Shipper
 from stores.snapshots import SnapshotMismatch, Snapshotter
 from stores.sql import StoreUnavailable, create_all, open_engine, open_existing
-from stores.state_tree import StateTree
+from stores.state_tree import Position, StateTree
 from stores.tenant_keys import TenantKeys, ensure_region_key
 from stores.witness import HeadRefused, Witness
 from workers.backup_places import open_objects
@@ -74,7 +74,9 @@ class RegionBackup:
         self._following = ""
         self._distrust = ("", "")
         self._shipper: Shipper | None = None
+        self._keys_for: Position | None = None
         self._lock = threading.RLock()
+        self._keys_lock = threading.Lock()  # one of its own: a store may hang and keep the other
 
     def config(self) -> Config:
         """The fleet's configuration as it is now."""
@@ -101,7 +103,7 @@ class RegionBackup:
             witness=self.witness,
             key=self.key,
             checkpoints=self.checkpoints,
-            unseal=self.seals.unseal,
+            unseal=self._unseal,
             certificates=self.certificates,
             version=build_id(),
         )
@@ -115,7 +117,7 @@ class RegionBackup:
             objects=self.objects,
             witness=self.witness,
             key=self.key.public(self.region),
-            unseal=self.seals.unseal,
+            unseal=self._unseal,
         )
 
     def tenant_activities(self) -> TenantActivities:
@@ -127,7 +129,7 @@ class RegionBackup:
             objects=self.objects,
             witness=self.witness,
             key=self.key,
-            unseal=self.seals.unseal,
+            unseal=self._unseal,
             quarantine=self.work / "quarantine",
             mode=self._configured.recovery,
             version=build_id(),
@@ -161,15 +163,9 @@ class RegionBackup:
     def catch_up(self) -> None:
         """See `activities.recovery.Follower`."""
 
-        def ship() -> None:
-            with self._lock:
-                shipper = self._follow()
-                shipper.ship_all()
-                self._have_a_base(shipper)
-
         gives_nothing = (ChangelogBroken, HeadRefused, NotProtected, SnapshotMismatch)
         with contextlib.suppress(StoreUnavailable, *gives_nothing):
-            within(CATCH_UP_S, ship)
+            within(CATCH_UP_S, self.secure)
 
     @property
     def distrusted(self) -> str:
@@ -177,14 +173,27 @@ class RegionBackup:
         store, why = self._distrust
         return why if store == self.primary().store else ""
 
+    def secure(self) -> None:
+        """Bring everything that the primary holds into its backup, with a snapshot to begin with.
+
+        Raises:
+            ChangelogBroken, HeadRefused, SnapshotMismatch: the backup cannot go on.
+            StoreUnavailable, NotProtected, ObjectError, OSError: try again later.
+        """
+        with self._lock:
+            shipper = self._follow()
+            shipper.ship_all()
+            self._have_a_base(shipper)
+            if (position := shipper.position()) != self._keys_for:
+                with self._keys_lock:
+                    self._keys.back_up()  # what was shipped may be sealed by a key that is new
+                self._keys_for = position
+
     def round(self) -> None:
         """Ship what there is, measure what there is not, fence what was the primary before."""
         with self._lock:
             shipper = self._follow()
-            self._keys.take_over()
-            if shipper.ship_all():
-                self._keys.back_up()
-            self._have_a_base(shipper)
+            self.secure()
             lag = shipper.lag()
         LAG.labels(self.region).set(lag.seconds)
         LAG_CHANGES.labels(self.region).set(lag.changes)
@@ -199,13 +208,13 @@ class RegionBackup:
             try:
                 self.round()
                 said = ""
-            except (ChangelogBroken, HeadRefused, SnapshotMismatch) as error:
-                BROKEN.labels(self.region).set(1)
-                if not isinstance(error, HeadRefused):  # which speaks of another process
-                    self._distrust = (self._following, str(error))
-                said = _say(said, f"region {self.region}: the backup cannot go on: {error}")
             except _LATER as error:
                 said = _say(said, f"region {self.region}: the backup waits: {error}")
+            except Exception as error:  # also what nobody foresaw: a thread that ends says nothing
+                BROKEN.labels(self.region).set(1)
+                if isinstance(error, ChangelogBroken | SnapshotMismatch):
+                    self._distrust = (self._following, str(error))
+                said = _say(said, f"region {self.region}: the backup cannot go on: {error}")
             stopping.wait(self._every)
         with self._lock:
             self._close()
@@ -222,6 +231,8 @@ class RegionBackup:
                 raise NotProtected(
                     f"the database is store {seen.id}, the primary is {primary.store}: restore it"
                 )
+            with self._keys_lock:
+                self._keys.take_over()  # or what is shipped would be sealed by other keys
             self._tree = StateTree(self.work / f"{primary.store}.tree")
             self._shipper = Shipper(
                 engine,
@@ -242,7 +253,6 @@ class RegionBackup:
             return
         if not any(True for _ in manifests(self.objects, self.region, store)):
             made = Snapshotter(shipper.engine, shipper).snapshot()
-            self._keys.back_up()
             log.info("region %s: first snapshot of store %s, %s", self.region, store, made.name)
         self._based.add(store)
 
@@ -253,6 +263,12 @@ class RegionBackup:
                 with contextlib.suppress(StoreUnavailable, NotProtected):
                     fence_store(database, self.region, primary.epoch)
                     self._fenced.add(database)
+
+    def _unseal(self, tenant: str, sealed: bytes, bound_to: bytes) -> bytes | None:
+        """Unseal also where the tenants' keys were lost together with the store."""
+        with self._keys_lock:
+            self._keys.take_over()
+        return self.seals.unseal(tenant, sealed, bound_to)
 
     def _close(self) -> None:
         if self._tree is not None:

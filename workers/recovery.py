@@ -68,7 +68,9 @@ async def run_recovery(regions: list[str]) -> int:
             *upkeep(backup),
         ]
         if addresses.recovery is not None:
-            holders.append(FailOverActivities(region, addresses.recovery, backup.primary))
+            holders.append(
+                FailOverActivities(region, addresses.recovery, backup.primary, backup.secure)
+            )
             holders.append(backup.snapshot_reads(addresses.recovery))
             holders.append(_notices(addresses, addresses.recovery))
             holders.append(watch_activities(backup, addresses.recovery, addresses.config))
