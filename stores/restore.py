@@ -155,7 +155,7 @@ class Restorer:
             expected_chain=expected.head,
             base_seq=base.manifest.seq,
             base_manifest=base.name,
-            segments=tuple(link.name for link in course.links),
+            segments=tuple(course.segments),
             state_root=root.hex(),
             root_signed=bool(note),
             root_note=note,
@@ -187,10 +187,9 @@ class Restorer:
         made = (root.hex(), course.chain.hex())
         manifest, note = base.manifest, ""
         signed = [(manifest.seq, manifest.state_root, manifest.chain, manifest.head)]
-        signed += [
-            (link.head.size, link.head.root.hex(), link.head.head, link.note)
-            for link in course.links
-        ]
+        if course.last is not None:
+            head, said = course.last
+            signed.append((head.size, head.root.hex(), head.head, said))
         signed.append((expected.size, expected.root.hex(), expected.head, ""))
         for seq, wanted, chain, said in signed:
             if seq != course.seq:
