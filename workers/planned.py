@@ -20,6 +20,7 @@ class Planned:
     workflow: str
     note: str
     every: timedelta | None = None
+    offset: timedelta = timedelta(0)
     at: ScheduleCalendarSpec | None = None
     input: dict[str, Any] = field(default_factory=dict)
     queue: str = CONTROL_QUEUE

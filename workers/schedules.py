@@ -103,9 +103,15 @@ def _schedule(planned: Planned, state: ScheduleState) -> Schedule:
             planned.workflow, planned.input, id=planned.id, task_queue=planned.queue
         ),
         spec=ScheduleSpec(
-            intervals=[ScheduleIntervalSpec(every=planned.every)] if planned.every else [],
+            intervals=_intervals(planned),
             calendars=[planned.at] if planned.at else [],
         ),
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=planned.catch_up),
         state=state,
     )
+
+
+def _intervals(planned: Planned) -> list[ScheduleIntervalSpec]:
+    if planned.every is None:
+        return []
+    return [ScheduleIntervalSpec(every=planned.every, offset=planned.offset)]

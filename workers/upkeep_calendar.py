@@ -29,6 +29,7 @@ def _validation(region: str, config: Config) -> list[Planned]:
             id=f"validate/{region}",
             workflow="ValidateBackup",
             every=INTERVAL,
+            offset=timedelta(minutes=(60 * hour + minute) % 60),
             note="hash and check the next share of the backup; all of it in a day",
             input={"kind": "rotation", "reason": "scheduled"},
             queue=RECOVERY_QUEUE,
