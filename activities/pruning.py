@@ -41,7 +41,7 @@ class PruneActivities:
         except RetentionRefused as refused:
             raise _final(refused, REFUSED) from refused
         except Pinned as pinned:
-            raise ApplicationError(str(pinned), type=PINNED) from pinned
+            raise _final(pinned, PINNED) from pinned  # the workflow waits
 
 
 def _final(error: Exception, kind: str) -> ApplicationError:

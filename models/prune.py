@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models.ids import Actor, Reason
 
-PrunePhase = Literal["planning", "planned", "removing", "done", "postponed", "refused"]
+PrunePhase = Literal["planning", "planned", "removing", "waiting", "done", "postponed", "refused"]
 
 KINDS = ("snapshots", "changelog", "chunks", "bad")
 
@@ -19,6 +19,12 @@ class PruneRequest(_Model):
     """Input of ``PruneBackup``; ``plan_only`` shows what would go."""
 
     plan_only: bool = False
+    give_way_seconds: int = Field(
+        default=43_200,
+        ge=0,
+        le=604_800,
+        description="how long to wait for those who read the backup; the next run is soon enough",
+    )
     actor: Actor = "chainring"
     reason: Reason = "scheduled"
 

@@ -14,6 +14,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from models.ids import Actor, Reason
 
 SHARES = 24
+MOST_BAD = 300
+"""Bad objects that one run reports; the others are found in their next turn."""
+
 INTERVAL = timedelta(hours=1)
 """How often a run is due: all shares have their turn in a day."""
 
@@ -49,7 +52,7 @@ class BadObject(_Model):
     """
 
     name: str = Field(max_length=512)
-    what: str = Field(max_length=2000)
+    what: str = Field(max_length=500)
 
     def __str__(self) -> str:
         return f"{self.name}: {self.what}"
@@ -68,7 +71,7 @@ class ValidationReport(_Model):
     """What one run read.
 
     Attributes:
-        bad: found for the first time.
+        bad: found for the first time; ``more`` were found that are not named.
         known: bad objects that an earlier run found.
         documents: that were restored from a sample; ``erased`` have no key any more.
         seed: what chose the sample; the same one chooses it again.
@@ -78,6 +81,7 @@ class ValidationReport(_Model):
     objects: int = 0
     bytes: int = 0
     bad: tuple[BadObject, ...] = ()
+    more: int = 0
     known: int = 0
     documents: int = 0
     erased: int = 0

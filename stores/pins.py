@@ -27,6 +27,9 @@ LOOK_S = 3.0
 """How often a pruner looks for new readers."""
 
 
+_OVER = ".over"
+
+
 class Pinned(Exception):
     """Somebody reads the backup; nothing of it may go now."""
 
@@ -65,8 +68,7 @@ def pinned(
             sleep(0.5)
         yield
     finally:
-        with suppress(ObjectError):  # its lease ends by itself
-            objects.delete(name, if_generation=pin.generation)
+        _release(objects, pin)
 
 
 class PruneClaim:
@@ -110,8 +112,7 @@ class PruneClaim:
     def release(self) -> None:
         """Let readers go on."""
         if self._claim is not None:
-            with suppress(ObjectError):
-                self._objects.delete(self._claim.name, if_generation=self._claim.generation)
+            _release(self._objects, self._claim)
         self._claim = None
 
     def _renew(self) -> None:
@@ -161,5 +162,20 @@ def _since(info: ObjectInfo, started: float) -> datetime:
     return info.created + timedelta(seconds=time.monotonic() - started)
 
 
+def _release(objects: ObjectStore, info: ObjectInfo) -> None:
+    """Take a pin or claim back; a bucket that lets nothing go is told that it is over."""
+    with suppress(ObjectError):  # its lease ends by itself
+        try:
+            objects.delete(info.name, if_generation=info.generation)
+        except ObjectRetained:
+            objects.put(f"{info.name}{_OVER}", b"{}")
+
+
 def _alive(objects: ObjectStore, prefix: str, lease: timedelta, now: datetime) -> list[ObjectInfo]:
-    return [found for found in objects.list(prefix) if found.created + lease > now]
+    found = list(objects.list(prefix))
+    over = {each.name.removesuffix(_OVER) for each in found if each.name.endswith(_OVER)}
+    return [
+        each
+        for each in found
+        if each.created + lease > now and each.name.removesuffix(_OVER) not in over
+    ]

@@ -5,49 +5,26 @@ Certificates, claims on epochs and stores, and the tenants' keys are never looke
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
 
-from models.backup_file import BackupDamaged
 from models.backup_retention import (
     Item,
     Limits,
     Now,
     Plan,
-    Segment,
-    Snapshot,
-    StoreBackup,
     plan,
 )
 from models.checkpoint import PublicKey
 from models.config_recovery import Backup
-from models.manifest import Manifest, ManifestError, read_manifest
 from models.prune import KINDS, PlannedRemoval, Pruned
-from models.verifier import Refused
-from stores.backup_chunks import lost_chunk
-from stores.backup_layout import (
-    bad_objects,
-    claimed_epoch,
-    manifests,
-    segments,
-    stores,
-)
-from stores.object_check import check_head
+from stores.backup_inventory import Beat, inventory
 from stores.objects import (
     GenerationMismatch,
-    ObjectDamaged,
-    ObjectInfo,
-    ObjectMissing,
     ObjectRetained,
     ObjectStore,
-    ObjectTooLarge,
 )
 from stores.pins import PruneClaim, store_now, sweep
-
-_T = TypeVar("_T")
-Beat = Callable[[], object]
-"""Called all the time."""
 
 FIRST = 20
 """Names that a plan or a report shows."""
@@ -160,75 +137,8 @@ class Pruner:
         moment = store_now(self._objects, self._region)
         local = self._clock()
         sweep(self._objects, self._region, moment)
-        seen = [self._store(store, beat) for store in stores(self._objects, self._region)]
+        seen = inventory(self._objects, self._region, self._keys, beat)
         return plan(seen, Now(local, moment), self._limits(), base=base)
-
-    def _store(self, store: str, beat: Beat) -> StoreBackup:
-        prefix = f"{self._region}/{store}"
-        bad = bad_objects(self._objects, self._region, store)
-        listed = _beating(self._objects.list(f"{prefix}/chunks/"), beat)
-        chunks = {info.name: info for info in listed}
-        snapshots = []
-        for each in _beating(manifests(self._objects, self._region, store), beat):
-            manifest = self._manifest(each.object, store)
-            sound = manifest is not None and self._stands(manifest, chunks, bad)
-            snapshots.append(
-                Snapshot(
-                    item=_item(each.object),
-                    seq=each.seq,
-                    said=manifest.created_at if manifest else None,
-                    chunks=frozenset(ref.name for ref in manifest.chunks) if manifest else None,
-                    sound=sound,
-                )
-            )
-        return StoreBackup(
-            store=store,
-            epoch=claimed_epoch(self._objects, self._region, store),
-            snapshots=tuple(snapshots),
-            segments=tuple(
-                Segment(_item(each.object), each.first, each.last)
-                for each in _beating(segments(self._objects, self._region, store), beat)
-            ),
-            chunks=tuple(_item(info) for info in chunks.values()),
-            marks=tuple(
-                (_item(info), f"{prefix}/{info.name.removeprefix(f'{prefix}/bad/')[:-5]}")
-                for info in self._objects.list(f"{prefix}/bad/")
-            ),
-        )
-
-    def _manifest(self, info: ObjectInfo, store: str) -> Manifest | None:
-        try:
-            manifest = read_manifest(self._objects.get(info.name, info.size))
-            check_head(manifest, self._region, store, self._keys)
-        except (
-            BackupDamaged,
-            ManifestError,
-            ObjectDamaged,
-            ObjectMissing,
-            ObjectTooLarge,
-            Refused,
-        ):
-            return None
-        return manifest
-
-    def _stands(self, manifest: Manifest, chunks: dict[str, ObjectInfo], bad: set[str]) -> bool:
-        """Whether each of its chunks is there as it names it, or a copy of it is."""
-        for ref in manifest.chunks:
-            found = chunks.get(ref.name)
-            if found is None or found.sha256 != ref.sha256:
-                return False
-        return not (bad and lost_chunk(self._objects, manifest, bad))
-
-
-def _beating(items: Iterable[_T], beat: Beat) -> Iterator[_T]:
-    """The same items, with a sign of life before each."""
-    for item in items:
-        beat()
-        yield item
-
-
-def _item(info: ObjectInfo) -> Item:
-    return Item(info.name, info.generation, info.created, info.size)
 
 
 def _kind(item: Item) -> str:

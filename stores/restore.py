@@ -146,7 +146,7 @@ class Restorer:
             expected_chain=expected.head,
             base_seq=base.manifest.seq,
             base_manifest=base.name,
-            segments=tuple(link.name for link in course.links),
+            segments=tuple(course.segments),
             state_root=root.hex(),
             root_signed=bool(note),
             root_note=note,

@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 from models.backup_file import BackupDamaged, BackupFile, Unseal
 from models.changelog import Change, Entry
+from models.checkpoint import Checkpoint
 from models.documents import NAMES, document_digest, key_digest
 from models.manifest import ChunkRef, Manifest
 from models.restore import Goal
@@ -34,6 +35,7 @@ class Course:
     """How far a restore has come, and what it knows must be in the store.
 
     Attributes:
+        segments: names of the segments so far; ``last`` is the last one's signed head and note.
         leaves: every document by digests as they were signed, also those that could not be read.
         made: the same of the documents as they are now; None as long as none is of an older schema.
         older: the older versions that there are documents of; upcast: how many of them changed.
@@ -47,7 +49,8 @@ class Course:
     changes: int = 0
     last_at: int = 0
     stopped: bool = False
-    links: list[Link] = field(default_factory=list)
+    segments: list[str] = field(default_factory=list)
+    last: tuple[Checkpoint, str] | None = None
     erased: set[bytes] | None = field(default_factory=set)
 
     made: LeafSpool | None = None
@@ -157,7 +160,8 @@ class Builder:
         wanted, course.stopped = self._cut(changes)
         if not wanted:
             return ()
-        course.links.append(link)
+        course.segments.append(link.name)
+        course.last = (link.head, link.note)
         course.seq = changes[wanted - 1].seq
         course.chain = link.chain_after(wanted)
         course.changes += wanted

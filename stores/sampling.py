@@ -20,7 +20,7 @@ from models.changelog import Change, Entry
 from models.checkpoint import PublicKey
 from models.documents import DocumentError, document_digest, key_digest
 from models.manifest import ChunkRef
-from models.validation import BadObject, ValidationReport
+from models.validation import MOST_BAD, BadObject, ValidationReport
 from models.verifier import Refused
 from stores.backup_chunks import read_chunk
 from stores.backup_layout import SegmentName, bad_objects, segments
@@ -75,7 +75,7 @@ class Sampler:
         chance = random.Random(seed)  # noqa: S311 - a sample, not a secret
         base = self._reader.base(before=_EVERY)
         bad = [
-            BadObject(name=each.where, what=each.what[:2000]) for each in self._reader.findings.list
+            BadObject(name=each.where, what=each.what[:500]) for each in self._reader.findings.list
         ]
         chosen = _choose(base.manifest.chunks, percent, chance)
         bad += self._cores(base, progress)
@@ -85,7 +85,7 @@ class Sampler:
                 documents, gone = self._restore(ref)
                 count, erased = count + documents, erased + gone
             except _WRONG as error:
-                bad.append(BadObject(name=ref.name, what=str(error)[:2000]))
+                bad.append(BadObject(name=ref.name, what=str(error)[:500]))
             progress(count)
         picked = self._segments(percent, chance)
         for segment in picked:
@@ -97,7 +97,8 @@ class Sampler:
         return ValidationReport(
             objects=len(base.manifest.chunks) + len(picked),
             bytes=sum(ref.size for ref in base.manifest.chunks),
-            bad=tuple(names.values()),
+            bad=tuple(names.values())[:MOST_BAD],
+            more=len(tuple(names)[MOST_BAD:]),
             known=len({each.name for each in bad} & known),
             documents=count,
             erased=erased,
@@ -115,7 +116,7 @@ class Sampler:
                     for change in read_chunk(self._objects, ref).changes:
                         leaves.add(change.key, change.after)
                 except _WRONG as error:
-                    bad.append(BadObject(name=ref.name, what=str(error)[:2000]))
+                    bad.append(BadObject(name=ref.name, what=str(error)[:500]))
                 progress(number)
             root = leaves.root().hex()
         if not bad and root != base.manifest.state_root:
@@ -171,7 +172,7 @@ class Sampler:
         except ObjectMissing:
             return 0, 0, []  # out of its retention since it was listed
         except (*_WRONG, Refused) as error:
-            return 0, 0, [BadObject(name=name, what=str(error)[:2000])]
+            return 0, 0, [BadObject(name=name, what=str(error)[:500])]
         alive = sum(isinstance(each, Entry) for each in entries)
         return alive, len(entries) - alive, []
 

@@ -111,7 +111,7 @@ def copy_tenant(
         expected_seq=expected.size,
         base_seq=base.manifest.seq,
         base_manifest=base.name,
-        segments=tuple(link.name for link in course.links),
+        segments=tuple(course.segments),
         state_root=root.hex(),
         root_note=root_note,
         chain=course.chain.hex(),

@@ -14,7 +14,7 @@ from pydantic import JsonValue, ValidationError
 from models.canonical import canonical
 from models.checkpoint import PublicKey
 from models.manifest import ManifestError, read_manifest
-from models.validation import SHARES, BadObject, Rotation, ValidationReport, share_of
+from models.validation import MOST_BAD, SHARES, BadObject, Rotation, ValidationReport, share_of
 from stores.backup_layout import (
     bad_name,
     bad_objects,
@@ -98,7 +98,7 @@ class Validator:
             if share_of(info.name) in shares:
                 count, size = count + 1, size + info.size
                 if why := self._check.fault(info):
-                    bad[info.name] = BadObject(name=info.name, what=why[:2000])
+                    bad[info.name] = BadObject(name=info.name, what=why[:500])
                 progress(count)
         for store in stores(self._objects, self._region):
             known |= bad_objects(self._objects, self._region, store)
@@ -111,7 +111,8 @@ class Validator:
         return ValidationReport(
             objects=count,
             bytes=size,
-            bad=new,
+            bad=new[:MOST_BAD],
+            more=len(new[MOST_BAD:]),
             known=len(bad) - len(new),
             then=rotation.after(len(shares), now),
         )
@@ -133,7 +134,7 @@ class Validator:
         try:
             yield from self._objects.list(prefix)
         except ObjectDamaged as error:
-            bad[prefix] = BadObject(name=prefix, what=str(error)[:2000])
+            bad[prefix] = BadObject(name=prefix, what=str(error)[:500])
 
     def _gaps(self, store: str) -> Iterator[BadObject]:
         """Changes between the oldest snapshot and the head that no segment holds."""

@@ -13,8 +13,10 @@ from restore_harness import QUEUE, Recovery, lose_a_segment, recovery_worker, un
 from rollout_harness import Plane
 from temporalio.client import WorkflowFailureError, WorkflowHandle
 
+from models.config_recovery import Sla
 from models.primary import Primary
 from models.recovery import FailOverRequest, FailOverStatus, GapDecision
+from models.recovery_incident import RecoveryIncidentStatus
 from stores.buffered_kv import Base, Buffer, BufferedKV
 from stores.kv import TenantKV
 from stores.ledger import Ledger
@@ -158,3 +160,12 @@ async def test_a_gap_waits_while_the_region_writes_on(recovery: Recovery) -> Non
     decision = GapDecision(actor="bo", reason="the bucket lost them")
     await restore.execute_update("accept_gap", decision)
     assert (await handle.result()).state == "normal"
+
+
+async def test_a_failover_that_took_too_long_is_an_incident(recovery: Recovery) -> None:
+    recovery.sla = Sla().model_copy(update={"initiate_failover_seconds": 0})
+    status = await (await _start(recovery)).result()
+    assert status.state == "normal" and status.incident
+    incident = recovery.client.get_workflow_handle(status.incident)
+    said = await incident.query("status", result_type=RecoveryIncidentStatus)
+    assert said.request.kind == "sla-missed" and "failover took" in said.request.why

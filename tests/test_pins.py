@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from gcs_server import serve
 
-from stores.objects import ObjectStore
+from stores.objects import ObjectRetained, ObjectStore
 from stores.objects_gcs import GcsObjects
 from stores.objects_local import LocalObjects
 from stores.pins import (
@@ -111,6 +111,25 @@ def test_a_reader_that_died_holds_nobody_up_for_longer_than_its_lease(tmp_path: 
     now += PIN_LEASE + timedelta(seconds=1)
     assert sweep(objects, "eu", now) == 2
     PruneClaim(objects, "eu", "prune/eu/2").check()
+
+
+class Retaining(LocalObjects):
+    """A bucket whose policy lets nothing go."""
+
+    def delete(self, name: str, *, if_generation: int) -> None:
+        raise ObjectRetained(f"object {name}: retained until 2030")
+
+
+def test_a_bucket_that_lets_nothing_go_blocks_nobody(tmp_path: Path) -> None:
+    objects = Retaining(tmp_path)
+    with pinned(objects, "eu", "snapshot"):
+        pass
+    claim = PruneClaim(objects, "eu", "prune/eu/1")
+    claim.check()
+    claim.release()
+    with pinned(objects, "eu", "restore/eu/1", sleep=_never), pytest.raises(Pinned):
+        PruneClaim(objects, "eu", "prune/eu/1").check()
+    assert sweep(objects, "eu", datetime.now(UTC) + PIN_LEASE * 2) == 0
 
 
 def test_a_pruner_that_never_gives_way_is_an_error(

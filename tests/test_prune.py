@@ -154,6 +154,45 @@ def test_done_again_after_a_crash_it_goes_on(days: Days) -> None:
     assert not list(days.backup.objects.list(f"{REGION}/pruning/"))
 
 
+@pytest.mark.parametrize("point", [1, 8, 25])
+def test_wherever_it_is_killed_what_is_wanted_restores(
+    days: Days, targets: Targets, point: int
+) -> None:
+    plan = days.pruner().plan()
+    dying = Dying(days.backup.directory / "objects", clock=lambda: days.now)
+    dying.left = point
+    with pytest.raises(Killed):
+        days.pruner(dying).prune(plan.base, PruneClaim(dying, REGION, "prune/eu/1"))
+    assert list(days.backup.objects.list(f"{REGION}/pruning/"))
+    oldest = min(seq for seq in days.seqs() if seq >= plan.base_seq)
+    target = targets.next()
+    assert days.backup.restore(target, Goal(seq=oldest)).complete
+    assert documents(target) == days.known[oldest]
+
+    days.now += timedelta(minutes=5)  # what the dead one claimed is over
+    pruned = days.pruner().prune(plan.base, PruneClaim(days.backup.objects, REGION, "prune/eu/2"))
+    assert sum(pruned.counts.values()) == plan.objects - point + 1
+    assert days.pruner().plan().objects == 0
+    assert not list(days.backup.objects.list(f"{REGION}/pruning/"))
+
+
+class Killed(BaseException):
+    """The process is gone: nothing after it happens."""
+
+
+class Dying(LocalObjects):
+    """A directory whose user is killed at a removal."""
+
+    left = 0
+
+    def delete(self, name: str, *, if_generation: int) -> None:
+        if "/clock/" not in name:
+            self.left -= 1
+            if self.left <= 0:
+                raise Killed
+        super().delete(name, if_generation=if_generation)
+
+
 @pytest.mark.parametrize("jump", [timedelta(days=60), timedelta(days=400), -timedelta(days=3)])
 def test_a_clock_that_jumps_removes_nothing(days: Days, jump: timedelta) -> None:
     names = days.names()

@@ -91,11 +91,19 @@ async def test_it_waits_for_a_reader_of_another_process(recovery: Recovery) -> N
     pin = recovery.backup.objects.put(f"{REGION}/pins/other.json", b"{}")
     before = _manifests(recovery)
     handle = await _start(recovery)
-    await _removing(handle)
+    await _waiting(handle)
     assert _manifests(recovery) == before
     recovery.backup.objects.delete(pin.name, if_generation=pin.generation)
     assert (await handle.result()).state == "done"
     assert len(_manifests(recovery)) == 1
+
+
+async def test_it_does_not_wait_for_a_reader_for_ever(recovery: Recovery) -> None:
+    recovery.backup.objects.put(f"{REGION}/pins/other.json", b"{}")
+    before = _manifests(recovery)
+    status = await (await _start(recovery, give_way_seconds=0)).result()
+    assert status.state == "postponed" and status.receipt is not None and not status.incident
+    assert _manifests(recovery) == before
 
 
 async def test_drill_restore_and_pruning_at_once_all_end_well(recovery: Recovery) -> None:
@@ -118,12 +126,11 @@ async def test_drill_restore_and_pruning_at_once_all_end_well(recovery: Recovery
     assert not list(recovery.backup.objects.list(f"{REGION}/pins/"))
 
 
-async def _removing(handle: Handle) -> None:
+async def _waiting(handle: Handle) -> None:
     for _ in range(200):
         status = await handle.query("status", result_type=PruneStatus)
-        described = await handle.describe()
-        pending = described.raw_description.pending_activities
-        if status.state == "removing" and any(each.attempt > 1 for each in pending):
+        if status.state == "waiting":
+            assert "other" in status.why
             return
         await asyncio.sleep(0.05)
     raise AssertionError(f"never gives way: {status}")

@@ -3,19 +3,23 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+import typer
 from recovery_harness import REGION
 from restore_harness import QUEUE, Recovery, lose_a_segment, recovery_worker
 from rollout_harness import Plane
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
+from test_validate_backup import flip_a_chunk
 from typer.testing import CliRunner
 
-from workers.cli import drills, drills_history
+from models.backup_retention import NONE, Limits
+from workers.cli import backup, drills, drills_history
 from workers.cli.ledgers import LedgerPlace
 from workers.cli.recovery import app
 
@@ -37,8 +41,9 @@ async def recovery(
             address, namespace=namespace, data_converter=pydantic_data_converter
         )
 
-    monkeypatch.setattr(drills, "region_client", region_client)
-    monkeypatch.setattr(drills, "RECOVERY_QUEUE", QUEUE)
+    for module in (drills, backup):
+        monkeypatch.setattr(module, "region_client", region_client)
+        monkeypatch.setattr(module, "RECOVERY_QUEUE", QUEUE)
     async with recovery_worker(tmp_path, plane.client) as made:
         place = LedgerPlace(REGION, made.url, made.backup.key.path)
         monkeypatch.setattr(drills_history, "find_ledger", lambda _name: place)
@@ -49,8 +54,8 @@ async def recovery(
         yield made
 
 
-async def _run(*words: str) -> tuple[int, Any]:
-    done = await asyncio.to_thread(CliRunner().invoke, app, list(words))
+async def _run(*words: str, to: typer.Typer = app) -> tuple[int, Any]:
+    done = await asyncio.to_thread(CliRunner().invoke, to, list(words))
     return done.exit_code, json.loads(done.stdout) if "--json" in words else done.stdout
 
 
@@ -77,5 +82,33 @@ async def test_an_incident_is_listed_and_decided(recovery: Recovery) -> None:
     assert (await _run("acknowledge", REGION, incident["id"], *BY))[0] == 0
     assert (await _run("resolve", REGION, incident["id"], *BY))[0] == 0
     assert await _run("incidents", REGION, "--json") == (0, [])
+    await recovery.client.get_workflow_handle(incident["id"]).result()  # its receipts are written
     found = drills_history.history(REGION)
     assert [each["now"] for each in found["incidents"]] == ["resolved by ana"]
+
+
+async def test_a_backup_is_read_sampled_and_mended_by_command(recovery: Recovery) -> None:
+    code, said = await _run("validate", REGION, "--json", to=backup.app)
+    assert code == 0 and said["state"] == "sound" and said["report"]["objects"] > 3
+    code, said = await _run("validate", REGION, "--sample", to=backup.app)
+    assert code == 0 and "documents restored" in said
+    name = flip_a_chunk(recovery.backup)
+    code, said = await _run("validate", REGION, "--json", to=backup.app)
+    assert code == 1 and [each["name"] for each in said["report"]["bad"]] == [name]
+    assert said["snapshot"] and said["incident"]
+
+
+async def test_a_backup_is_planned_and_pruned_by_command(recovery: Recovery) -> None:
+    recovery.close()
+    recovery.backup.work(4)
+    recovery.backup.snapshot()
+    code, said = await _run("prune", REGION, to=backup.app)
+    assert code == 0 and "nothing is old enough" in said
+    recovery.limits = Limits(retention=NONE, step=NONE)
+    code, said = await _run("prune", REGION, "--plan", "--json", to=backup.app)
+    assert code == 0 and said["plan"]["counts"]["snapshots"] == 1 and said["pruned"] is None
+    code, said = await _run("prune", REGION, to=backup.app)
+    assert code == 0 and "gone: snapshots" in said
+    recovery.limits = Limits(retention=NONE, step=NONE, stale=-timedelta(seconds=1))
+    code, said = await _run("prune", REGION, "--json", to=backup.app)
+    assert code == 1 and said["state"] == "refused" and said["incident"]

@@ -1,6 +1,8 @@
 """`RecoveryDrill` and `RecoveryIncident` on a real Temporal server, over real stores."""
 
 import asyncio
+import contextlib
+import threading
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,12 +15,14 @@ from rollout_harness import Plane
 from temporalio.client import WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
 
 from models.config_recovery import Sla
-from models.drill import DrillRequest, DrillStatus
+from models.drill import DrillKind, DrillRequest, DrillStatus
 from models.incident import IncidentState
 from models.recovery_incident import RecoveryIncidentStatus
 from models.restore_certificate_check import verify_certificate
 from models.rollout import Decision
+from stores.drill import Drilled
 from stores.ledger import Ledger
+from stores.restore import Progress, Target
 from stores.sql import open_engine
 
 pytest_plugins = ["rollout_fixtures"]
@@ -172,6 +176,50 @@ async def test_what_a_killed_drill_left_is_swept_by_the_next_one(recovery: Recov
     assert _databases(recovery)
     status = await (await _start(recovery)).result()
     assert status.swept == [f"drill/{REGION}/killed"] and not _databases(recovery)
+
+
+async def test_an_attempt_that_dies_leaves_nothing_for_the_next_one(
+    recovery: Recovery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drill, seen = recovery.drills._driller.drill, list[list[Path]]()
+
+    def dying(kind: DrillKind, primary: str, target: Target, progress: Progress) -> Drilled:
+        done = drill(kind, primary, target, progress)
+        seen.append(_databases(recovery))
+        if len(seen) == 1:
+            raise OSError("the process is gone")
+        return done
+
+    monkeypatch.setattr(recovery.drills._driller, "drill", dying)
+    status = await (await _start(recovery)).result()
+    assert status.state == "proved" and len(seen) == 2 and seen[0] and seen[1]
+    assert not set(seen[0]) & set(seen[1]) and not _databases(recovery)
+
+
+async def test_a_drill_that_a_person_cancels_leaves_nothing(
+    recovery: Recovery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drill = recovery.drills._driller.drill
+    began, go_on = threading.Event(), threading.Event()
+
+    def waiting(kind: DrillKind, primary: str, target: Target, progress: Progress) -> Drilled:
+        done = drill(kind, primary, target, progress)
+        began.set()
+        go_on.wait(10)
+        return done
+
+    monkeypatch.setattr(recovery.drills._driller, "drill", waiting)
+    handle = await _start(recovery)
+    assert await asyncio.to_thread(began.wait, 10)
+    await handle.cancel()
+    go_on.set()
+    await asyncio.wait([asyncio.create_task(_ended(handle))])
+    assert not _databases(recovery) and not recovery.drills._scratch.all()
+
+
+async def _ended(handle: "WorkflowHandle[object, DrillStatus]") -> None:
+    with contextlib.suppress(WorkflowFailureError):
+        await handle.result()
 
 
 async def test_a_missed_sla_is_an_incident_of_drill_and_restore(recovery: Recovery) -> None:

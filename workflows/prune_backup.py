@@ -3,7 +3,6 @@
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
 from models.prune import (
@@ -21,13 +20,9 @@ from workflows.regions import error_type, plain_words
 
 PLANNING = timedelta(hours=2)
 REMOVING = timedelta(hours=6)
-PATIENCE = timedelta(hours=12)
-"""How long it gives way to those who read the backup; then the next day's run is soon enough."""
-
+DEADLINE = timedelta(hours=12)
 HEARTBEAT = timedelta(minutes=2)
-GIVING_WAY = RetryPolicy(
-    initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=5)
-)
+FIRST_PAUSE, LONGEST_PAUSE = timedelta(seconds=1), timedelta(minutes=5)
 
 
 @workflow.defn(name="PruneBackup")
@@ -65,27 +60,44 @@ class PruneBackup:
         return self._status
 
     async def _remove(self, plan: PlannedRemoval) -> None:
+        """Remove, and give way to whoever reads the backup for as long as was asked for."""
+        deadline = workflow.now() + timedelta(seconds=self._request.give_way_seconds)
+        pause = FIRST_PAUSE
         self._enter("removing")
-        step = PruneStep(base=plan.base, holder=workflow.info().workflow_id)
-        self._status.pruned = await workflow.execute_activity(
-            "prune_backup",
-            step,
-            result_type=Pruned,
-            summary=f"remove {plan.objects} objects",
-            start_to_close_timeout=REMOVING,
-            schedule_to_close_timeout=PATIENCE,
-            heartbeat_timeout=HEARTBEAT,
-            retry_policy=GIVING_WAY,
-        )
+        while (pruned := await self._attempt(plan)) is None:
+            if workflow.now() + pause > deadline:
+                await self._record("postponed")
+                self._enter("postponed", self._status.why)
+                return
+            await workflow.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+        self._status.pruned = pruned
         await self._record("pruned")
         self._enter("done")
 
+    async def _attempt(self, plan: PlannedRemoval) -> Pruned | None:
+        """None where somebody reads the backup."""
+        step = PruneStep(base=plan.base, holder=workflow.info().workflow_id)
+        try:
+            pruned: Pruned = await workflow.execute_activity(
+                "prune_backup",
+                step,
+                result_type=Pruned,
+                summary=f"remove {plan.objects} objects",
+                start_to_close_timeout=REMOVING,
+                schedule_to_close_timeout=DEADLINE,
+                heartbeat_timeout=HEARTBEAT,
+                retry_policy=PERSISTENT,
+            )
+        except ActivityError as error:
+            if error_type(error) != "Pinned":
+                raise
+            self._enter("waiting", f"the backup is being read: {plain_words(error)}")
+            return None
+        return pruned
+
     async def _stopped(self, error: ActivityError) -> None:
         why, kind = plain_words(error), error_type(error)
-        if kind == "Pinned":
-            await self._record("postponed")
-            self._enter("postponed", f"the backup is being read: {why}")
-            return
         self._status.incident = await raise_incident("retention-refused", kind or "failed", why)
         await self._record("refused")
         self._enter("refused", why)

@@ -98,7 +98,7 @@ class RecoveryDrill:
                 retry_policy=PERSISTENT,
             )
         self._status.result = result
-        return "; ".join(result.faults)
+        return "; ".join(result.faults)[:2000]
 
     async def _leave_word(self, why: str) -> None:
         result, kind = self._status.result, self._request.kind

@@ -77,7 +77,9 @@ class ValidateBackup:
 
     async def _mend(self, report: ValidationReport) -> None:
         """Tell people, and take a snapshot that does not build on what is bad."""
-        why = f"{len(report.bad)} objects: " + "; ".join(str(each) for each in report.bad[:10])
+        why = f"{len(report.bad) + report.more} objects: " + "; ".join(
+            str(each) for each in report.bad[:10]
+        )
         self._status.incident = await raise_incident("backup-damaged", "objects", why)
         self._enter("mending", why[:500])
         await _quick("mark_bad", list(report.bad), "mark what is bad")
@@ -108,7 +110,7 @@ class ValidateBackup:
             "seed": report.seed,
             "manifest": report.manifest,
             "bad": [each.model_dump(mode="json") for each in report.bad[:100]],
-            "bad_count": len(report.bad),
+            "bad_count": len(report.bad) + report.more,
             "incident": self._status.incident,
             "snapshot": self._status.snapshot,
         }

@@ -144,16 +144,19 @@ def prune(
     plan: Annotated[
         bool, typer.Option("--plan", help="show what would go; remove nothing")
     ] = False,
+    wait: Annotated[int, typer.Option(min=0, help="seconds, for those who read it")] = 600,
     actor: Annotated[str, typer.Option(help="who asks; kept in the receipt")] = "operator",
     reason: Annotated[str, typer.Option(help="why; kept in the receipt")] = "by hand",
     as_json: JsonOpt = False,
 ) -> None:
     """Remove what no moment within the retention needs.
 
-    Exit code 1: the clocks do not agree, or something was not let go.
+    Exit code 1: somebody reads the backup for longer than one waits, the clocks do not agree, or
+    something was not let go.
     Example: chainring backup prune eu --plan
     """
-    status = run(_prune(region, PruneRequest(plan_only=plan, actor=actor, reason=reason)))
+    request = PruneRequest(plan_only=plan, give_way_seconds=wait, actor=actor, reason=reason)
+    status = run(_prune(region, request))
     if as_json:
         emit_json(status.model_dump(mode="json"))
     else:

@@ -8,7 +8,8 @@ from temporalio.client import Client
 from models.config import load_config
 from workers.cli.output import emit_json, emit_table
 from workers.cli.temporal import control_client, region_client, run
-from workers.schedules import Planned, apply, calendar, region_calendar
+from workers.planned import Planned
+from workers.schedules import apply, calendar, region_calendar
 from workers.settings import known_regions, load_region
 
 app = typer.Typer(
