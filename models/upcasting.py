@@ -112,9 +112,7 @@ class Upcasters:
             for step in steps:
                 values = step(values)
         except (ValueError, TypeError, IndexError, KeyError) as error:
-            raise DocumentError(
-                f"{collection}: upcasting from version {version}: {error}"
-            ) from None
+            raise DocumentError(f"{collection}: upcast from version {version}: {error}") from None
         return _image(values)
 
 

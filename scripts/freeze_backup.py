@@ -25,8 +25,11 @@ from sqlalchemy import Engine, insert
 
 from models.documents import SCHEMA_VERSION
 from models.tables_fleet import RegionState, ShardRow, TenantRow
+from stores.buffered_kv import Base, Buffer, BufferedKV
 from stores.checkpoints import Notary
+from stores.drain import drain_and_clear
 from stores.kv import TenantKV
+from stores.spool import Spool
 from stores.sql import open_engine, table, write
 
 FROZEN = ROOT / "tests" / "fixtures" / f"backup-schema-{SCHEMA_VERSION}.zip"
@@ -55,6 +58,23 @@ def _fleet(engine: Engine) -> None:
         connection.execute(insert(table(TenantRow)), rows)
 
 
+def _outage(backup: Backup) -> None:
+    """Buffered writes that were drained: one made, and conflicts with a value and without."""
+    spool = Spool(backup.directory / "spool", epoch=2)
+    base = Base(lambda tenant: TenantKV(backup.engine, tenant), 0.0)
+    buffered = BufferedKV(Buffer(spool, base), "tenant-2")
+    live = TenantKV(backup.engine, "tenant-2")
+    for key in ("mine", "both", "removed"):
+        live.put(key, b"before")
+    buffered.put("mine", b"buffered")
+    buffered.put("both", b"")
+    buffered.delete("removed")
+    for key in ("both", "removed"):
+        live.put(key, b"meanwhile")
+    drain_and_clear(backup.engine, spool, rebuilt=False)
+    spool.close()
+
+
 def _history(backup: Backup) -> None:
     """A snapshot, and changes of every sort after it."""
     _fleet(backup.engine)
@@ -62,6 +82,7 @@ def _history(backup: Backup) -> None:
     backup.work(12)
     notary.checkpoint()
     backup.snapshot()
+    _outage(backup)
     backup.work(9)
     TenantKV(backup.engine, "tenant-1").put("\u00e9 \U0001f600 \u2028", bytes(9))
     notary.checkpoint()

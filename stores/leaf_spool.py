@@ -69,10 +69,6 @@ class LeafSpool:
         """The digest of one document, or `ABSENT`."""
         return self._leaves(key[0]).get(key, ABSENT)
 
-    def count(self) -> int:
-        """How many documents there are."""
-        return sum(len(self._leaves(number)) for number in range(FANOUT))
-
     def difference(self, other: "LeafSpool") -> Iterator[tuple[bytes, bytes, bytes]]:
         """Documents that differ: key digest, what it is here, what it is there (or `ABSENT`)."""
         for number in range(FANOUT):

@@ -135,18 +135,6 @@ class StateTree:
             self._rehash({bucket_of(key) for key in leaves})
             self._move(position)
 
-    def leaf(self, key: bytes) -> bytes:
-        """The digest of a document, or `ABSENT`."""
-        return self._leaf(key)
-
-    def leaves(self) -> Iterator[tuple[bytes, bytes]]:
-        """All documents, by key digest."""
-        yield from self._db.execute("SELECT key, digest FROM leaf ORDER BY key")
-
-    def count(self) -> int:
-        """How many documents there are."""
-        return int(self._db.execute("SELECT count(*) FROM leaf").fetchone()[0])
-
     def _load(self) -> None:
         self._hashes = bytearray(_BUCKET_COUNT * len(EMPTY))
         self._branches = [None] * FANOUT
