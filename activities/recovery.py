@@ -149,6 +149,10 @@ class RecoveryActivities:
             target = Target(engine, step.restored, epoch)
             with pinned(self._objects, self._region, step.workflow, beat=activity.heartbeat):
                 report = restorer.restore(target, note, request.goal)
+        except NothingToRestore as error:
+            former = self._restored_from(source, primary.epoch)
+            hint = f"; what it was restored from may be had: store {former}" if former else ""
+            raise NothingToRestore(f"{error}{hint}") from None
         finally:
             engine.dispose()
         settle(url)
@@ -228,14 +232,22 @@ class RecoveryActivities:
                 return epoch
 
     def _backed_up(self, primary: Pointer) -> str:
-        """The primary, or while it has no backup of its own the store it was restored from."""
+        """The primary, or while nothing of it was backed up the store it was restored from."""
         store, epoch = primary.store, primary.epoch
-        while not any(True for _ in manifests(self._objects, self._region, store)):
-            claim = self._claim(epoch)
-            if claim is None or claim.store != store or not claim.source:
+        while not self._has_backup(store):
+            source = self._restored_from(store, epoch)
+            if source is None:
                 return primary.store
-            store, epoch = claim.source, epoch - 1
+            store, epoch = source, epoch - 1
         return store
+
+    def _has_backup(self, store: str) -> bool:
+        witnessed = self._witness.head(self._region, store) is not None
+        return witnessed or any(True for _ in manifests(self._objects, self._region, store))
+
+    def _restored_from(self, store: str, epoch: int) -> str | None:
+        claim = self._claim(epoch)
+        return claim.source or None if claim is not None and claim.store == store else None
 
     def _fence_former(self, primary: Pointer, epoch: int) -> bool:
         """Fence what was the primary; false where it is gone: it is fenced as soon as it is back.

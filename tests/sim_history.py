@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import random
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from typing import Any
 
 from sim_faults import Killed
 from sim_model import Doc, Operation, Violation
+from sim_troubles import Troubles
 from sim_work import Refused, Work, Workflows
 from sim_world import REGION, TENANTS, Database, World, Writer
 from temporalio.exceptions import ApplicationError
@@ -50,6 +51,7 @@ class History:
     def __post_init__(self) -> None:
         self._chance = self.world.chance
         self._workflows = Workflows(self.world)
+        self.troubles = Troubles(self.world)
         self._values = 0
         self._again: list[Callable[[], str]] = []
         """Requests whose answer was lost: clients ask again."""
@@ -109,7 +111,7 @@ class History:
     def _decide(self, work: Work) -> str:
         """A person looks into the bucket first, or takes what is there."""
         if self._chance.random() < 0.5:
-            self._mend_bucket()
+            self.troubles.mend_bucket()
             work.decision = False
             return "gives up, the objects came back"
         work.decision = True
@@ -319,99 +321,6 @@ class History:
         kv = TenantKV(writer.engine, tenant)
         return self._direct(writer, operation, lambda: kv.put(key, operation.value or b""))
 
-    # --- what goes wrong ---
-
-    def _outage(self) -> str:
-        url = self.world.primary().database
-        if not self.world.reachable(url):
-            return "it is down already"
-        kind = self._chance.choice(("lost", "unreachable", "away"))
-        if kind == "lost":
-            self.world.lose(url)
-        else:
-            self.world.cut_off(url, away=kind == "away")
-        return f"{self.world.primary().store[:8]} is {kind}"
-
-    def _outage_over(self) -> str:
-        back = sorted(self.world.faults.down - self.world.destroyed)
-        if not back:
-            return "nothing can come back"
-        url = self._chance.choice(back)
-        self.world.bring_back(url)
-        return url.rpartition("/")[2]
-
-    def _bucket(self) -> str:
-        bucket = self.world.bucket
-        if bucket.unreachable:
-            bucket.unreachable = False
-            return "reachable again"
-        trouble = self._chance.choice(("unreachable", "lost", "partial"))
-        if trouble == "unreachable":
-            bucket.unreachable = True
-        else:
-            bucket.next_put = trouble
-        return trouble
-
-    def _damage(self) -> str:
-        """Somebody changes, removes or doubles an object of the primary's backup."""
-        world = self.world
-        prefix = f"{REGION}/{world.primary().store}/"
-        with world.faults.paused():
-            names = [each.name for each in world.bucket.real.list(prefix)]
-            if not names:
-                return "there is nothing"
-            name = self._chance.choice(names)
-            data = world.bucket.real.get(name, 1 << 24)
-            how = self._chance.choice(("missing", "flipped", "doubled"))
-            if how == "doubled":
-                return self._double(name, data)
-            if name in world.damage:
-                return "it is damaged already"
-            world.damage[name] = data
-            self._replace(name, None if how == "missing" else _flipped(data, self._chance))
-        return f"{how} {name}"
-
-    def _double(self, name: str, data: bytes) -> str:
-        """Another object of the same meaning, as a shipper that was killed leaves it."""
-        if not name.endswith(".seg"):
-            return "only segments can be doubled"
-        copy = f"{name[:-8]}{self._chance.randrange(1 << 16):04x}.seg"
-        if self.world.bucket.real.stat(copy) is None:
-            self.world.bucket.real.put(copy, data)
-        return f"doubled {name}"
-
-    def _replace(self, name: str, data: bytes | None) -> None:
-        real = self.world.bucket.real
-        found = real.stat(name)
-        if found is not None:
-            real.delete(name, if_generation=found.generation)
-        if data is not None:
-            real.put(name, data)
-
-    def _mend_bucket(self) -> str:
-        with self.world.faults.paused():
-            for name, data in self.world.damage.items():
-                self._replace(name, data)
-        self.world.damage.clear()
-        return "all objects are as they were"
-
-    def _lose_keys(self) -> str:
-        """The recovery process's machine is lost, and with it the keys of the tenants."""
-        world = self.world
-        if world.bucket.unreachable:
-            return "not while their backup is out of reach"
-        world.stop_recovery()
-        with world.faults.paused():
-            for suffix in ("", "-wal", "-shm"):
-                (world.home / f"tenant-keys.db{suffix}").unlink(missing_ok=True)
-            shutil.rmtree(world.home / "backup", ignore_errors=True)
-        return "gone, with the state trees"
-
-    def _clock(self) -> str:
-        hours = self._chance.choice((-30, -1, 1, 30))
-        self.world.faults.now_ms += hours * 3_600_000
-        return f"jumps by {hours} h"
-
     def _start(self) -> str:
         """A person, or two of them, bring the region back."""
         if sum(not each.ended for each in self.works) >= 2:
@@ -459,18 +368,30 @@ class History:
         world.bucket.unreachable, world.bucket.next_put = False, ""
         for url in sorted(world.faults.down - world.destroyed):
             world.bring_back(url)
-        self._note("the end", self._mend_bucket())
+        self._note("the end", self.troubles.mend_bucket())
         if not world.reachable(world.primary().database):
             self.works.append(self._workflows.fail_over())
         self._finish()
         if world.mode().mode != "normal" or not self._takes_writes():
-            self.works.append(self._workflows.fail_over())
-            self._finish()
-            if (ended := self.works[-1].ended) != "normal":
-                raise Violation(f"the backup is whole, and the last failover {ended}")
+            self._recover()
         world.stop_writer()
         self._note("last round", self._round())
         self._judge()
+
+    def _recover(self) -> None:
+        """The last failover; where the primary never had a snapshot, from the store before it."""
+        for _ in range(3):
+            self.works.append(self._workflows.fail_over())
+            self._finish()
+            ended = self.works[-1].ended
+            if ended == "normal":
+                return
+            before = re.search("may be had: store ([0-9a-f]{32})", ended)
+            if before is None:
+                break
+            self.works.append(self._workflows.restore(before[1]))
+            self._finish()
+        raise Violation(f"the backup is whole, and the last failover {ended}")
 
     def _takes_writes(self) -> bool:
         """Whether the primary is there and not fenced by a restore that was given up."""
@@ -511,13 +432,9 @@ class History:
                     raise Violation(f"a zombie is refused by chance: {error}") from None
             else:
                 raise Violation(f"a store that was the primary takes writes: {writer.store[:8]}")
-        self._write_once_more()
+        self._note("last write", self._write())
         self._note("last round", self._round())
         self._note("drill", self._rehearse())
-
-    def _write_once_more(self) -> None:
-        said = self._write()
-        self._note("last write", said)
 
 
 def _until(world: World, store: str, seq: int) -> dict[Doc, bytes]:
@@ -532,11 +449,6 @@ def _until(world: World, store: str, seq: int) -> dict[Doc, bytes]:
     return found
 
 
-def _flipped(data: bytes, chance: random.Random) -> bytes:
-    at = chance.randrange(len(data))
-    return data[:at] + bytes([data[at] ^ 1 << chance.randrange(8)]) + data[at + 1 :]
-
-
 _ACTIONS: dict[str, tuple[int, Callable[[History], str]]] = {
     "write": (40, History._write),
     "receipt": (5, History._receipt),
@@ -547,13 +459,13 @@ _ACTIONS: dict[str, tuple[int, Callable[[History], str]]] = {
     "restart": (4, History._restart),
     "orphan": (2, History._orphan),
     "zombie": (4, History._zombie),
-    "outage": (3, History._outage),
-    "outage over": (4, History._outage_over),
-    "bucket": (4, History._bucket),
-    "damage": (2, History._damage),
-    "mend": (1, History._mend_bucket),
-    "keys": (1, History._lose_keys),
-    "clock": (2, History._clock),
+    "outage": (3, lambda each: each.troubles.outage()),
+    "outage over": (4, lambda each: each.troubles.outage_over()),
+    "bucket": (4, lambda each: each.troubles.bucket()),
+    "damage": (2, lambda each: each.troubles.damage()),
+    "mend": (1, lambda each: each.troubles.mend_bucket()),
+    "keys": (1, lambda each: each.troubles.lose_keys()),
+    "clock": (2, lambda each: each.troubles.clock()),
     "start": (5, History._start),
     "rehearse": (2, History._rehearse),
 }

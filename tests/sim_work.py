@@ -64,10 +64,10 @@ class Workflows:
         work.steps = self._fail_over(work)
         return work
 
-    def restore(self) -> Work:
-        """What `RestoreRegion` does."""
+    def restore(self, store: str | None = None) -> Work:
+        """What `RestoreRegion` does, from the backup of the store that was asked for."""
         work = self._work("restore")
-        work.steps = self._restore(work)
+        work.steps = self._restore(work, store)
         return work
 
     def _work(self, kind: str) -> Work:
@@ -85,9 +85,9 @@ class Workflows:
         yield from self._act("drain_buffer", drain, [])
         work.ended = "normal"
 
-    def _restore(self, work: Work) -> Steps:
+    def _restore(self, work: Work, store: str | None = None) -> Steps:
         restored = self._world.faults._token_hex(16)
-        request = RestoreRequest(actor="ana", reason="the simulator says so")
+        request = RestoreRequest(actor="ana", reason="the simulator says so", store=store)
         try:
             while True:
                 try:
@@ -124,7 +124,7 @@ class Workflows:
             reason="drill",
             accepted=accepted,
             workflow=work.name,
-            latest=True,
+            latest=request.store is None,
             replaces=made[0].replaces,
         )
         yield from self._act("publish_store", publish, [])

@@ -182,8 +182,8 @@ class RegionBackup:
         """
         with self._lock:
             shipper = self._follow()
-            shipper.ship_all()
             self._have_a_base(shipper)
+            shipper.ship_all()
             if (position := shipper.position()) != self._keys_for:
                 with self._keys_lock:
                     self._keys.back_up()  # what was shipped may be sealed by a key that is new
