@@ -7,11 +7,10 @@ from activities.errors import final_errors
 from models.backup_retention import RetentionRefused
 from models.prune import PlannedRemoval, Pruned, PruneStep
 from stores.objects import ObjectStore
-from stores.pins import Pinned, PruneClaim
+from stores.pins import PruneClaim
 from stores.prune import Pruner
 
 REFUSED = "RetentionRefused"
-PINNED = "Pinned"
 
 
 class PruneActivities:
@@ -40,8 +39,6 @@ class PruneActivities:
             return self._pruner.prune(step.base, claim, activity.heartbeat)
         except RetentionRefused as refused:
             raise _final(refused, REFUSED) from refused
-        except Pinned as pinned:
-            raise _final(pinned, PINNED) from pinned  # the workflow waits
 
 
 def _final(error: Exception, kind: str) -> ApplicationError:
