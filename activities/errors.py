@@ -9,6 +9,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.targets.base import TargetRefused
 from models.backup_file import BackupDamaged
+from models.backup_retention import RetentionRefused
 from models.calendar import CalendarError
 from models.changelog import ChangelogBroken
 from models.config import ConfigError
@@ -24,6 +25,7 @@ from stores.pointer import PointerError
 from stores.region_state import StaleEpoch
 from stores.restore import GoalUnknown, RestoreMismatch
 from stores.restore_plan import NothingToRestore
+from stores.scratch import ScratchError
 from stores.snapshots import SnapshotMismatch
 from stores.vulnerability_feeds import FeedError
 from stores.witness import HeadRefused
@@ -49,6 +51,8 @@ FINAL: tuple[type[Exception], ...] = (
     Refused,
     ReleaseError,
     RestoreMismatch,
+    RetentionRefused,
+    ScratchError,
     SnapshotMismatch,
     StaleEpoch,
     TargetRefused,

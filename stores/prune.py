@@ -36,7 +36,7 @@ def limits_of(config: Backup) -> Limits:
     return Limits(
         retention=timedelta(days=config.retention_days),
         step=2 * every,
-        stale=max(timedelta(days=1), 3 * every),
+        stale=max(timedelta(hours=12), 3 * every),
     )
 
 
@@ -111,6 +111,8 @@ class Pruner:
             removal.carry_out(self._plan(base, alone))
         except Pinned as pinned:
             reader = str(pinned)
+        else:  # by clocks that the plan believed
+            sweep(self._objects, self._region, store_now(self._objects, self._region))
         finally:
             claim.release()
         return removal.result(reader)
@@ -118,7 +120,6 @@ class Pruner:
     def _plan(self, base: str | None, beat: Beat) -> Plan:
         moment = store_now(self._objects, self._region)
         local = self._clock()
-        sweep(self._objects, self._region, moment)
         seen = inventory(self._objects, self._region, self._keys, beat)
         return plan(seen, Now(local, moment), self._limits(), base=base)
 
