@@ -27,6 +27,7 @@ from stores.region_state import StaleEpoch
 from stores.restore import StoreWentOn
 from stores.restore_plan import GoalUnknown, NothingToRestore
 from stores.restore_proof import RestoreMismatch
+from stores.scratch import ScratchError
 from stores.snapshots import SnapshotMismatch
 from stores.tenant_apply import StoreChanged
 from stores.tenant_copy import TenantUnknown
@@ -56,7 +57,9 @@ FINAL: tuple[type[Exception], ...] = (
     RegionNotNormal,
     ReleaseError,
     RestoreMismatch,
+    RetentionRefused,
     SchemaUnknown,
+    ScratchError,
     SnapshotMismatch,
     StaleEpoch,
     StoreWentOn,

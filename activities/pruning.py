@@ -1,17 +1,12 @@
 """Effects of pruning a backup: plan, and remove."""
 
 from temporalio import activity
-from temporalio.exceptions import ApplicationError
 
 from activities.errors import final_errors
-from models.backup_retention import RetentionRefused
 from models.prune import PlannedRemoval, Pruned, PruneStep
 from stores.objects import ObjectStore
-from stores.pins import Pinned, PruneClaim
+from stores.pins import PruneClaim
 from stores.prune import Pruner
-
-REFUSED = "RetentionRefused"
-PINNED = "Pinned"
 
 
 class PruneActivities:
@@ -26,23 +21,11 @@ class PruneActivities:
     @final_errors
     def plan_prune(self) -> PlannedRemoval:
         """What may go now; refused where the clocks do not agree."""
-        try:
-            return self._pruner.plan(activity.heartbeat)
-        except RetentionRefused as refused:
-            raise _final(refused, REFUSED) from refused
+        return self._pruner.plan(activity.heartbeat)
 
     @activity.defn
     @final_errors
     def prune_backup(self, step: PruneStep) -> Pruned:
         """Remove what the plan of this base has; gives way to whoever reads the backup."""
         claim = PruneClaim(self._objects, self._region, step.holder)
-        try:
-            return self._pruner.prune(step.base, claim, activity.heartbeat)
-        except RetentionRefused as refused:
-            raise _final(refused, REFUSED) from refused
-        except Pinned as pinned:
-            raise _final(pinned, PINNED) from pinned  # the workflow waits
-
-
-def _final(error: Exception, kind: str) -> ApplicationError:
-    return ApplicationError(str(error), type=kind, non_retryable=True)
+        return self._pruner.prune(step.base, claim, activity.heartbeat)

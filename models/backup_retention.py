@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-DAY = timedelta(days=1)
 NONE = timedelta(0)
 
 
@@ -32,7 +31,7 @@ class Limits:
     retention: timedelta
     step: timedelta
     skew: timedelta = timedelta(minutes=15)
-    stale: timedelta = DAY
+    stale: timedelta = timedelta(hours=12)
 
     @property
     def wanted(self) -> timedelta:

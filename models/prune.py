@@ -68,12 +68,22 @@ class Pruned(_Model):
 
     Attributes:
         refused: objects that are held, retained, or not what they were; they stay.
+        reader: who began to read the backup; "" where all was done.
     """
 
     counts: dict[str, int] = {}
     bytes: int = 0
     refused: int = Field(default=0, ge=0)
     first_refused: tuple[str, ...] = ()
+    reader: str = ""
+
+    def after(self, earlier: "Pruned | None") -> "Pruned":
+        """Together with what went before a reader came; what stays is the last one's word."""
+        if earlier is None:
+            return self
+        kinds = {**earlier.counts, **self.counts}
+        counts = {k: earlier.counts.get(k, 0) + self.counts.get(k, 0) for k in kinds}
+        return self.model_copy(update={"counts": counts, "bytes": earlier.bytes + self.bytes})
 
 
 class PruneStatus(BaseModel):

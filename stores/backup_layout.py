@@ -10,6 +10,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 
 from models.canonical import CanonicalError, parse
 from stores.objects import (
@@ -61,9 +62,21 @@ def chunk_name(region: str, store: str, digest: bytes, copy: int = 0) -> str:
 
 def chunk_copies(objects: ObjectStore, name: str) -> list[str]:
     """All objects that are there for a chunk's documents, by the name of one of them."""
-    stem = name.removesuffix(".chunk").rpartition("/")
-    prefix = f"{stem[0]}/{stem[2].partition('-')[0]}"
-    return [found.name for found in objects.list(prefix)]
+    directory, _, leaf = name.removesuffix(".chunk").rpartition("/")
+    region, store, _kind = directory.split("/")
+    digest = bytes.fromhex(leaf.partition("-")[0])
+    found: list[str] = []
+    for copy in count():
+        other = chunk_name(region, store, digest, copy)
+        try:
+            there = objects.stat(other) is not None
+        except ObjectDamaged:
+            continue  # it is there, and nobody can say what it is
+        if there:
+            found.append(other)
+        elif copy:
+            return found
+    raise AssertionError
 
 
 def bad_name(name: str) -> str:

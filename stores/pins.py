@@ -13,7 +13,13 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 
 from models.canonical import canonical
-from stores.objects import ObjectError, ObjectInfo, ObjectRetained, ObjectStore
+from stores.objects import (
+    ObjectError,
+    ObjectInfo,
+    ObjectRetained,
+    ObjectStore,
+    ObjectsUnavailable,
+)
 
 PIN_LEASE = timedelta(hours=13)
 """Longer than any attempt that reads a backup may take."""
@@ -34,7 +40,7 @@ class Pinned(Exception):
     """Somebody reads the backup; nothing of it may go now."""
 
 
-class PruningStuck(Exception):
+class PruningStuck(ObjectsUnavailable):
     """A pruner does not give way; try again."""
 
 
@@ -53,8 +59,7 @@ def pinned(
         beat: called while a pruner is waited for.
 
     Raises:
-        ObjectsUnavailable: the backup cannot be used now.
-        PruningStuck: a pruner goes on and on.
+        ObjectsUnavailable: the backup cannot be used now, or a pruner goes on and on.
     """
     name = f"{region}/pins/{secrets.token_hex(8)}.json"
     started = time.monotonic()

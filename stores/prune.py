@@ -24,7 +24,7 @@ from stores.objects import (
     ObjectRetained,
     ObjectStore,
 )
-from stores.pins import PruneClaim, store_now, sweep
+from stores.pins import Pinned, PruneClaim, store_now, sweep
 
 FIRST = 20
 """Names that a plan or a report shows."""
@@ -36,7 +36,7 @@ def limits_of(config: Backup) -> Limits:
     return Limits(
         retention=timedelta(days=config.retention_days),
         step=2 * every,
-        stale=max(timedelta(days=1), 3 * every),
+        stale=max(timedelta(hours=12), 3 * every),
     )
 
 
@@ -92,11 +92,11 @@ class Pruner:
     def prune(self, base: str, claim: PruneClaim, beat: Beat = lambda: None) -> Pruned:
         """Remove what the plan with this base has, each at the generation that was seen.
 
-        Done again it goes on where it was. What is held or was changed stays, and is named.
+        Done again it goes on where it was. What is held or was changed stays, and is named, and so
+        is a reader of the backup, before whom it stops.
 
         Raises:
             RetentionRefused: the clocks do not agree any more, or the base is wanted again.
-            Pinned: somebody reads the backup; what went is gone.
             ObjectsUnavailable: try again.
         """
 
@@ -104,41 +104,62 @@ class Pruner:
             claim.check()
             beat()
 
+        removal = _Removal(self._objects, alone)
+        reader = ""
         try:
             alone()
-            return self._remove(self._plan(base, alone), alone)
+            removal.carry_out(self._plan(base, alone))
+        except Pinned as pinned:
+            reader = str(pinned)
+        else:  # by clocks that the plan believed
+            sweep(self._objects, self._region, store_now(self._objects, self._region))
         finally:
             claim.release()
-
-    def _remove(self, made: Plan, alone: Beat) -> Pruned:
-        counts: Counter[str] = Counter()
-        size, refused, still_named = 0, list[str](), set[str]()
-        for item in made.remove:
-            alone()
-            if item.name in still_named:
-                refused.append(f"{item.name}: a snapshot that is held needs it")
-                continue
-            try:
-                self._objects.delete(item.name, if_generation=item.generation)
-            except (GenerationMismatch, ObjectRetained) as error:
-                refused.append(str(error))
-                still_named |= made.chunks_of.get(item.name, frozenset())
-                continue
-            counts[_kind(item)] += 1
-            size += item.size
-        return Pruned(
-            counts=dict(counts),
-            bytes=size,
-            refused=len(refused),
-            first_refused=tuple(each[:500] for each in refused[:FIRST]),
-        )
+        return removal.result(reader)
 
     def _plan(self, base: str | None, beat: Beat) -> Plan:
         moment = store_now(self._objects, self._region)
         local = self._clock()
-        sweep(self._objects, self._region, moment)
         seen = inventory(self._objects, self._region, self._keys, beat)
         return plan(seen, Now(local, moment), self._limits(), base=base)
+
+
+class _Removal:
+    """Removes what a plan has, and counts."""
+
+    def __init__(self, objects: ObjectStore, alone: Beat) -> None:
+        self._objects = objects
+        self._alone = alone
+        self._counts: Counter[str] = Counter()
+        self._size = 0
+        self._refused: list[str] = []
+
+    def carry_out(self, made: Plan) -> None:
+        """Remove until all is gone; `Pinned` from ``alone`` stops it between two objects."""
+        still_named: set[str] = set()
+        for item in made.remove:
+            self._alone()
+            if item.name in still_named:
+                self._refused.append(f"{item.name}: a snapshot that is held needs it")
+                continue
+            try:
+                self._objects.delete(item.name, if_generation=item.generation)
+            except (GenerationMismatch, ObjectRetained) as error:
+                self._refused.append(str(error))
+                still_named |= made.chunks_of.get(item.name, frozenset())
+                continue
+            self._counts[_kind(item)] += 1
+            self._size += item.size
+
+    def result(self, reader: str) -> Pruned:
+        """What went so far."""
+        return Pruned(
+            counts=dict(self._counts),
+            bytes=self._size,
+            refused=len(self._refused),
+            first_refused=tuple(each[:500] for each in self._refused[:FIRST]),
+            reader=reader,
+        )
 
 
 def _kind(item: Item) -> str:

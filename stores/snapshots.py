@@ -8,6 +8,7 @@ costs what changed, and one that was interrupted goes on where it was.
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
@@ -25,7 +26,7 @@ from stores.collections import COLLECTIONS, Collection
 from stores.document_scan import Stored, is_what_was_written, scan, scan_images
 from stores.leaf_spool import LeafSpool
 from stores.ledger import Ledger
-from stores.objects import ObjectExists, ObjectInfo, ObjectStore
+from stores.objects import ObjectDamaged, ObjectExists, ObjectInfo, ObjectStore
 from stores.pins import pinned
 from stores.shipping import Shipper
 from stores.sql import read
@@ -167,8 +168,9 @@ class Snapshotter:
         """Put a chunk unless it is there from before."""
         cores = hashlib.sha256(b"".join([row.change.core() for row in rows])).digest()
         objects = self._shipper.objects
-        name = self._name(store, cores)
-        found = objects.stat(name) or self._put(objects, name, store, rows)
+        name, found = self._there(store, cores)
+        if found is None:
+            found = self._put(objects, name, store, rows)
         return ChunkRef(
             name=name,
             sha256=found.sha256,
@@ -177,10 +179,14 @@ class Snapshotter:
             documents=len(rows),
         )
 
-    def _name(self, store: str, cores: bytes) -> str:
-        """The chunk's name, past those that were found to be bad."""
-        names = (chunk_name(self._shipper.region, store, cores, copy) for copy in count())
-        return next(name for name in names if name not in self._bad)
+    def _there(self, store: str, cores: bytes) -> tuple[str, ObjectInfo | None]:
+        """The chunk's name, past those that are bad, and its object if it is there."""
+        for copy in count():
+            name = chunk_name(self._shipper.region, store, cores, copy)
+            if name not in self._bad:
+                with suppress(ObjectDamaged):  # its record cannot be read, nor be replaced
+                    return name, self._shipper.objects.stat(name)
+        raise AssertionError
 
     def _put(self, objects: ObjectStore, name: str, store: str, rows: list[ChunkRow]) -> ObjectInfo:
         header: dict[str, Any] = {

@@ -6,6 +6,7 @@ head.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -28,7 +29,6 @@ from stores.object_check import ObjectCheck
 from stores.objects import (
     ObjectDamaged,
     ObjectExists,
-    ObjectInfo,
     ObjectMissing,
     ObjectStore,
     ObjectTooLarge,
@@ -94,19 +94,18 @@ class Validator:
         known: set[str] = set()
         bad: dict[str, BadObject] = {}
         count = size = 0
-        for info in self._listed(bad):
-            if share_of(info.name) in shares:
-                count, size = count + 1, size + info.size
-                if why := self._check.fault(info):
-                    bad[info.name] = BadObject(name=info.name, what=why[:500])
-                progress(count)
-        for store in stores(self._objects, self._region):
-            known |= bad_objects(self._objects, self._region, store)
-            gaps = list(self._gaps(store))
-            if gaps:  # or something was pruned between two listings
-                gaps = [each for each in self._gaps(store) if each in gaps]
-            for each in (*gaps, *self._lost(store, shares, bad.keys())):
-                bad.setdefault(each.name, each)
+        with self._noting(bad):
+            for info in self._objects.list(f"{self._region}/"):
+                if share_of(info.name) in shares:
+                    count, size = count + 1, size + info.size
+                    if why := self._check.fault(info):
+                        bad[info.name] = BadObject(name=info.name, what=why[:500])
+                    progress(count)
+        with self._noting(bad):
+            for store in stores(self._objects, self._region):
+                known |= bad_objects(self._objects, self._region, store)
+                for each in (*self._gaps(store), *self._lost(store, shares, bad.keys())):
+                    bad.setdefault(each.name, each)
         new = tuple(each for name, each in sorted(bad.items()) if name not in known)
         return ValidationReport(
             objects=count,
@@ -128,16 +127,24 @@ class Validator:
             except ObjectExists:
                 continue  # marked before, in other words
 
-    def _listed(self, bad: dict[str, BadObject]) -> Iterator[ObjectInfo]:
-        """All objects of the region; where a record cannot be read, that is bad, and the end."""
+    @contextmanager
+    def _noting(self, bad: dict[str, BadObject]) -> Iterator[None]:
+        """A record that cannot be read ends a listing: what comes after it is not seen at all."""
         prefix = f"{self._region}/"
         try:
-            yield from self._objects.list(prefix)
+            yield
         except ObjectDamaged as error:
             bad[prefix] = BadObject(name=prefix, what=str(error)[:500])
 
-    def _gaps(self, store: str) -> Iterator[BadObject]:
+    def _gaps(self, store: str) -> list[BadObject]:
         """Changes between the oldest snapshot and the head that no segment holds."""
+        found = list(self._missing_changes(store))
+        if found:  # or something was pruned between two listings
+            again = list(self._missing_changes(store))
+            found = [each for each in found if each in again]
+        return found
+
+    def _missing_changes(self, store: str) -> Iterator[BadObject]:
         note = self._witness.head(self._region, store)  # first: its segments are there by then
         first = [each.seq for each in manifests(self._objects, self._region, store)]
         reached = min(first, default=None)

@@ -90,7 +90,7 @@ def restorable(store: StoreBackup, moment: datetime) -> bool:
 STORES = st.lists(st.integers(1, 60), min_size=1, max_size=4)
 
 
-@given(STORES, st.frozensets(st.integers(0, 59)), st.integers(0, 20))
+@given(STORES, st.frozensets(st.integers(0, 59)), st.integers(0, 12))
 def test_every_moment_within_the_retention_stays_restorable(
     counts: list[int], lost: frozenset[int], idle: int
 ) -> None:

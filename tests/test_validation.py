@@ -211,6 +211,19 @@ def test_a_snapshot_does_not_build_on_a_bad_chunk_and_heals_older_ones(
     assert [each.name for each in report.bad] == [copy]
 
 
+def test_a_chunk_whose_record_cannot_be_read_is_passed_by(shipped: Backup, target: Engine) -> None:
+    shipped.snapshot()
+    name = _manifest(shipped).chunks[0].name
+    (shipped.directory / "objects" / f"{name}@info").write_bytes(b"{}")
+    assert "record is unreadable" in str(
+        _validator(shipped).rotate(Rotation(), NOW, everything=True).bad
+    )
+    shipped.snapshot()
+    assert name.replace(".chunk", "-1.chunk") in {ref.name for ref in _manifest(shipped).chunks}
+    report = shipped.restore(target)
+    assert report.complete and documents(target) == shipped.documents()
+
+
 def test_a_base_whose_chunk_is_known_to_be_bad_is_passed_over(
     shipped: Backup, target: Engine
 ) -> None:

@@ -64,37 +64,31 @@ class PruneBackup:
         deadline = workflow.now() + timedelta(seconds=self._request.give_way_seconds)
         pause = FIRST_PAUSE
         self._enter("removing")
-        while (pruned := await self._attempt(plan)) is None:
+        while reader := await self._attempt(plan):
             if workflow.now() + pause > deadline:
                 await self._record("postponed")
-                self._enter("postponed", self._status.why)
+                self._enter("postponed", reader)
                 return
+            self._enter("waiting", reader)
             await workflow.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
-        self._status.pruned = pruned
         await self._record("pruned")
         self._enter("done")
 
-    async def _attempt(self, plan: PlannedRemoval) -> Pruned | None:
-        """None where somebody reads the backup."""
-        step = PruneStep(base=plan.base, holder=workflow.info().workflow_id)
-        try:
-            pruned: Pruned = await workflow.execute_activity(
-                "prune_backup",
-                step,
-                result_type=Pruned,
-                summary=f"remove {plan.objects} objects",
-                start_to_close_timeout=REMOVING,
-                schedule_to_close_timeout=DEADLINE,
-                heartbeat_timeout=HEARTBEAT,
-                retry_policy=PERSISTENT,
-            )
-        except ActivityError as error:
-            if error_type(error) != "Pinned":
-                raise
-            self._enter("waiting", f"the backup is being read: {plain_words(error)}")
-            return None
-        return pruned
+    async def _attempt(self, plan: PlannedRemoval) -> str:
+        """Who began to read the backup meanwhile; "" when all went that may."""
+        pruned: Pruned = await workflow.execute_activity(
+            "prune_backup",
+            PruneStep(base=plan.base, holder=workflow.info().workflow_id),
+            result_type=Pruned,
+            summary=f"remove {plan.objects} objects",
+            start_to_close_timeout=REMOVING,
+            schedule_to_close_timeout=DEADLINE,
+            heartbeat_timeout=HEARTBEAT,
+            retry_policy=PERSISTENT,
+        )
+        self._status.pruned = pruned.after(self._status.pruned)
+        return f"the backup is being read: {pruned.reader}" if pruned.reader else ""
 
     async def _stopped(self, error: ActivityError) -> None:
         why, kind = plain_words(error), error_type(error)

@@ -80,5 +80,7 @@ def _show(found: tuple[str, FailOverStatus], as_json: bool) -> None:
                 ["conflicts", str(drained.conflicts)],
                 ["pending", str(drained.pending)],
             ]
+        if status.incident:
+            rows.append(["incident", status.incident])
         emit_table(["what", "value"], rows)
     raise typer.Exit(OK if status.state == "normal" else NEGATIVE)

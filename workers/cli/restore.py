@@ -170,5 +170,7 @@ def _show(found: tuple[str, RestoreStatus], as_json: bool) -> None:
             )
         if status.certificate:
             rows.append(["certificate", status.certificate])
+        if status.incident:
+            rows.append(["incident", status.incident])
         emit_table(["what", "value"], rows)
     raise typer.Exit(OK if status.state in GOOD else NEGATIVE)
