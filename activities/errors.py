@@ -9,6 +9,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.targets.base import TargetRefused
 from models.backup_file import BackupDamaged
+from models.backup_retention import RetentionRefused
 from models.calendar import CalendarError
 from models.changelog import ChangelogBroken
 from models.config import ConfigError

@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from temporalio import activity
 
 from activities.errors import final_errors
+from activities.heartbeats import beating
 from models.backup_file import Unseal
 from models.checkpoint import open_checkpoint
 from models.claim import LARGEST_CLAIM, Claim, read_claim
@@ -126,7 +127,8 @@ class RecoveryActivities:
     def build_store(self, step: BuildStore) -> BuiltStore:
         """Restore into a database beside the primary; begun again it starts anew."""
         request, primary = step.request, self._primary()
-        self._follower.catch_up()
+        with beating():
+            self._follower.catch_up()
         source = request.store or self._backed_up(primary)
         note = request.head.encode() if request.head else self._witness.head(self._region, source)
         if note is None:

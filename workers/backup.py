@@ -39,7 +39,7 @@ LAG = Gauge("chainring_backup_lag_seconds", "Age of the oldest change not backed
 LAG_CHANGES = Gauge("chainring_backup_lag_changes", "Changes that are not backed up", ["region"])
 BROKEN = Gauge("chainring_backup_broken", "1 while a region's backup cannot go on", ["region"])
 
-CATCH_UP_S = 60.0
+CATCH_UP_S = 20.0
 """What a primary that hardly answers gets to give its last changes."""
 
 _LATER = (StoreUnavailable, NotProtected, ObjectError, OSError)
