@@ -89,7 +89,7 @@ def thaw(path: Path, directory: Path, upcasters: Upcasters = UPCASTERS) -> Froze
             objects.put(name.removeprefix("objects/"), data)
     keys = [parse_key(files["key.vkey"].decode())]
     store = files["store"].decode()
-    reader = BackupReader(objects, REGION, store, keys, Seals().unseal, upcasters)
+    reader = BackupReader(objects, REGION, store, keys, Seals().unseal, upcasters=upcasters)
     wanted = {
         (each["collection"], each["key"]): (
             each["image"],
