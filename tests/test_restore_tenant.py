@@ -87,8 +87,10 @@ async def test_in_place_waits_for_a_word_and_leaves_a_receipt(
     applied = last.receipt.body["applied"]
     assert isinstance(applied, dict) and applied["before"] != applied["after"]
     assert not list(recovery.quarantine.rglob("*.jsonl"))
+    another = await _start(recovery)
     with pytest.raises(WorkflowUpdateFailedError):
-        await (await _start(recovery)).execute_update("apply", DECISION)
+        await another.execute_update("apply", DECISION)
+    await another.result()  # or the next test's worker would go on with it
 
 
 async def test_nothing_is_written_when_nobody_wants_it(recovery: Recovery, kv: TenantKV) -> None:
