@@ -1,6 +1,5 @@
 """Effects of restoring one tenant: a copy in quarantine, a comparison, and writing in place."""
 
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -28,11 +27,12 @@ from stores.keys import SigningKey
 from stores.kv import TenantKV
 from stores.ledger import Ledger
 from stores.objects import ObjectStore
+from stores.part_load import scratch_database
 from stores.pointer import Pointer
 from stores.primary import PrimaryFile, RegionNotNormal
 from stores.quarantine import Quarantine
 from stores.restore_plan import BackupReader, NothingToRestore
-from stores.sql import StoreUnavailable, open_engine, open_scratch
+from stores.sql import StoreUnavailable, open_engine
 from stores.tenant_apply import StoreChanged, apply_plan, compare_tenant
 from stores.tenant_copy import copy_tenant
 from stores.witness import Witness
@@ -87,7 +87,7 @@ class TenantActivities:
                 f"head: no signed head of store {source} was witnessed, and none is given"
             )
         reader = BackupReader(self._objects, self._region, source, public, self._unseal)
-        with _scratch() as engine:
+        with scratch_database() as engine:
             report = copy_tenant(
                 reader, request.tenant, note, request.goal, engine, activity.heartbeat
             )
@@ -166,17 +166,6 @@ class TenantActivities:
     def _require_normal(self) -> None:
         if self._mode is not None:
             PrimaryFile(self._mode, self._region).require_normal()
-
-
-@contextmanager
-def _scratch() -> "Iterator[Engine]":
-    """An empty database that is gone afterwards, for its owner alone."""
-    with tempfile.TemporaryDirectory(prefix="chainring-tenant-") as directory:
-        engine = open_scratch(f"sqlite:///{directory}/tenant.db")
-        try:
-            yield engine
-        finally:
-            engine.dispose()
 
 
 def _begun(step: ApplyTenant) -> Draft:

@@ -53,7 +53,7 @@ class Quarantine:
         """
         place = self.place(report.tenant, copy_id)
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        digest = write_lines(place / ENTRIES, map(_line, items))
+        digest = write_lines(place / ENTRIES, map(entry_line, items))
         write_atomic(place / STATEMENT, sign(digest))
         return TenantCopy(report=report, directory=str(place))
 
@@ -127,7 +127,8 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _line(item: KvItem) -> dict[str, JsonValue]:
+def entry_line(item: KvItem) -> dict[str, JsonValue]:
+    """A key as the file of entries has it."""
     return {
         "key": item.key.decode(),
         "value": base64.b64encode(item.value).decode(),

@@ -7,14 +7,11 @@ bytes in the tenant's own space document.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from sqlalchemy import Engine
 
-from models.backup_file import Unseal
 from models.changelog import ABSENT
 from models.documents import TENANT_OWNED, key_digest
 from models.restore import Goal
@@ -22,39 +19,17 @@ from models.tenant_restore import CopyReport
 from stores.collections import COLLECTIONS
 from stores.kv import KvItem, TenantKV
 from stores.leaf_spool import LeafSpool
+from stores.part_load import Progress, loaded_part
 from stores.read_back import read_back
-from stores.restore_build import Builder, Course
 from stores.restore_plan import BackupReader
-from stores.restore_proof import RestoreMismatch, compare_signed, gap_of, wanted_seq
-from stores.sql import create_all, read
+from stores.restore_proof import RestoreMismatch, gap_of, wanted_seq
+from stores.sql import read
 
-Progress = Callable[[str, int], None]
 _OWNED = [each for each in COLLECTIONS if each.name in TENANT_OWNED]
 
 
 class TenantUnknown(ValueError):
     """The store had no document of the tenant at the goal."""
-
-
-@dataclass
-class OnlyOf:
-    """Opens one tenant's documents, and nobody else's.
-
-    Attributes:
-        erased: some were there that nobody can open any more.
-    """
-
-    tenant: str
-    unseal: Unseal
-    erased: bool = False
-
-    def __call__(self, tenant: str, sealed: bytes, bound_to: bytes) -> bytes | None:
-        """See `models.backup_file.Unseal`."""
-        if tenant != self.tenant:
-            return None
-        found = self.unseal(tenant, sealed, bound_to)
-        self.erased |= found is None
-        return found
 
 
 def copy_tenant(
@@ -79,27 +54,11 @@ def copy_tenant(
         RestoreMismatch, BackupDamaged, DocumentError: the backup cannot be trusted.
         models.verifier.Refused: the expected head does not stand.
     """
-    opener = OnlyOf(tenant, reader.unseal)
-    reader = reader.opening(opener)
-    expected = reader.expected(note)
-    base = reader.base_for(goal, expected)
-    create_all(scratch)
-    with LeafSpool() as leaves:
-        chain = bytes.fromhex(base.manifest.chain)
-        course = Course(base.manifest.seq, chain, leaves, erased=None)
-        until = expected.size if goal.seq is None else goal.seq
-        links = reader.links(base.manifest.seq, chain, until=until)
-        builder = Builder(
-            scratch, reader.region, reader.objects, opener, goal, links, reader.upcasters
-        )
-        builder.load(base.manifest, course, lambda amount: progress("snapshot", amount))
-        builder.replay(course, lambda amount: progress("changelog", amount))
-        root = leaves.root()
-        root_note = compare_signed(base, course, expected, root)
-        with closing(course):
-            erased = _prove(scratch, tenant, course.now, erased=opener.erased)
+    with loaded_part(reader, tenant, note, goal, scratch, progress) as part:
+        erased = _prove(scratch, tenant, part.leaves, erased=part.erased)
     kept = [] if erased else TenantKV(scratch, tenant).items()
     keys, size, digest = _measured(kept)
+    course, expected = part.course, part.expected
     wanted = wanted_seq(goal, expected, course)
     return CopyReport(
         region=reader.region,
@@ -109,19 +68,19 @@ def copy_tenant(
         target_seq=wanted,
         reached_seq=course.seq,
         expected_seq=expected.size,
-        base_seq=base.manifest.seq,
-        base_manifest=base.name,
+        base_seq=part.base.manifest.seq,
+        base_manifest=part.base.name,
         segments=tuple(course.segments),
-        state_root=root.hex(),
-        root_note=root_note,
+        state_root=part.root.hex(),
+        root_note=part.root_note,
         chain=course.chain.hex(),
         last_change_at=_moment(course.last_at),
         erased=erased,
         keys=keys,
         bytes=size,
         digest=digest,
-        gap=gap_of(reader, course.seq, wanted),
-        findings=tuple(reader.findings.list),
+        gap=gap_of(part.reader, course.seq, wanted),
+        findings=tuple(part.reader.findings.list),
     )
 
 

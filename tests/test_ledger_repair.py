@@ -15,6 +15,7 @@ from models.checkpoint import Checkpoint, origin, sign
 from models.ledger_repair import RepairPlan
 from models.receipts import GENESIS, Draft, parse_receipt, receipt_hash, seal
 from models.region_statement import open_envelope, signer_of
+from models.restore import Goal
 from models.statement import read_statement
 from models.tables_receipts import ReceiptRow
 from models.verifier import Refused, Report, open_checkpoint
@@ -22,6 +23,7 @@ from stores.chain_check import check_ledger
 from stores.checkpoints import CheckpointError, Notary
 from stores.keys import SigningKey, ensure_key
 from stores.ledger import Ledger
+from stores.ledger_branch import branch_of_backup
 from stores.ledger_damage import BeyondRepair
 from stores.ledger_repair import (
     Branch,
@@ -366,4 +368,32 @@ def test_a_store_whose_ledger_was_forked_is_restored_and_then_repaired(
     again = Notary(ledger, backup.key)
     found = diagnose(ledger, again.files.open_all(keys), keys)
     assert [each.size for each in found.plan.heads] == [size - 1]
+    restored.dispose()
+
+
+def test_the_branch_that_was_left_comes_out_of_its_stores_backup(
+    engine: Engine, tmp_path: Path
+) -> None:
+    """The store that was left is lost; its backup still has what was signed of its ledger."""
+    backup = Backup(engine, tmp_path)
+    backup.work(6)
+    backup.snapshot()
+    seq = backup.seq()
+    backup.work(6)
+    Notary(backup.ledger, backup.key).checkpoint()
+    backup.ship()
+    old = [stored.data for stored in backup.ledger.read()]
+    restored = open_engine(f"sqlite:///{tmp_path}/restored.db")
+    backup.restore(restored, Goal(seq=seq))
+    backup.seals.destroyed |= {"tenant-0", "tenant-1", "tenant-2"}
+
+    branch = branch_of_backup(backup.reader(), backup.head())
+
+    assert list(branch.lines) == old
+    ledger = Ledger(restored, "eu")
+    notary = Notary(ledger, backup.key)
+    keys = [backup.key.public("eu")]
+    plan = diagnose(ledger, notary.files.open_all(keys), keys, [branch]).plan
+    assert plan.branch_known and plan.common.size == ledger.head().size < len(old)
+    assert plan.abandoned and plan.abandoned.size == len(old)
     restored.dispose()

@@ -1,27 +1,32 @@
 """One tenant out of a backup: what comes is what was signed, and nothing of it is left out."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from recovery_harness import REGION, Backup
 from sqlalchemy import Engine
+from typer.testing import CliRunner
 
 from models.backup_file import BackupDamaged, decode
 from models.canonical import canonical
 from models.restore import Goal
 from models.tables_kv import KvEntryRow
-from models.tenant_restore import CopyReport
+from models.tenant_restore import Comparison, CopyReport
 from models.tenant_statement import CopyPredicate, sign_copy
 from models.verifier import Refused
 from stores.kv import TenantKV
-from stores.quarantine import Quarantine, verify_copy
+from stores.quarantine import Quarantine, entry_line, verify_copy, write_lines
 from stores.restore_proof import RestoreMismatch
-from stores.sql import open_engine, table, write
+from stores.sql import StoreUnavailable, create_all, open_engine, table, write
 from stores.tenant_apply import apply_plan, compare_tenant
 from stores.tenant_copy import TenantUnknown, copy_tenant, entries_digest
+from workers.cli.restore import app
 
 pytest_plugins = ["databases", "recovery_fixtures"]
 COPY = "c" * 32
@@ -254,3 +259,78 @@ def test_another_plan_than_the_one_that_was_shown_is_refused(shipped: Backup, ke
     with pytest.raises(Refused, match="altered"):
         apply_plan(shipped.engine, "tenant-1", kept, comparison)
     assert TenantKV(shipped.engine, "tenant-1").get("x") is None
+
+
+def test_a_writing_that_is_interrupted_goes_on(
+    shipped: Backup, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stores.tenant_apply._EVERY", 1)
+    live, kv = shipped.engine, TenantKV(shipped.engine, "tenant-1")
+    wanted = entries_digest(kv.items())
+    for each in list(kv.items()):
+        kv.put(each.key.decode(), b"by mistake")
+    kv.put("zz new", b"not wanted")
+    comparison = compare_tenant(live, "s" * 32, "tenant-1", kept)
+    steps = comparison.put + comparison.remove
+
+    for died in range(steps + 1):
+
+        def die(done: int, at: int = died) -> None:
+            if done == at:
+                raise StoreUnavailable("unreachable", "died")
+
+        with contextlib.suppress(StoreUnavailable):
+            apply_plan(live, "tenant-1", kept, comparison, die)
+    applied = apply_plan(live, "tenant-1", kept, comparison)
+
+    assert (applied.put, applied.removed, applied.conflicts) == (steps - 1, 1, 0)
+    assert applied.after == wanted
+    versions = [each.version for each in kv.items()]
+    assert max(versions) == comparison.put + max(_clock_before(comparison), 0)
+
+
+def _clock_before(comparison: Comparison) -> int:
+    """The version of the last write before the plan, which "zz new" has."""
+    last = next(each for each in comparison.first if "zz new" in each)
+    return int(last.rsplit("version ", 1)[1].rstrip(")"))
+
+
+STATES = st.dictionaries(st.sampled_from(["a", "b", "é", "z/1"]), st.binary(max_size=3), max_size=4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(STATES, STATES)
+def test_a_plan_that_is_written_leads_to_the_copy(
+    tmp_path_factory: pytest.TempPathFactory, live: dict[str, bytes], copy: dict[str, bytes]
+) -> None:
+    directory = tmp_path_factory.mktemp("plan")
+    engines = [open_engine(f"sqlite:///{directory}/{name}.db") for name in ("live", "copy")]
+    for engine, state in zip(engines, (live, copy), strict=True):
+        create_all(engine)
+        for key, value in state.items():
+            TenantKV(engine, "acme").put(key, value)
+    write_lines(directory / "entries.jsonl", map(entry_line, TenantKV(engines[1], "acme").items()))
+
+    comparison = compare_tenant(engines[0], "s" * 32, "acme", directory)
+    applied = apply_plan(engines[0], "acme", directory, comparison)
+
+    assert {e.key.decode(): e.value for e in TenantKV(engines[0], "acme").items()} == copy
+    assert applied.conflicts == 0 and applied.put == comparison.put
+    assert comparison.put + comparison.same == len(copy)
+    assert comparison.remove == len(live.keys() - copy.keys())
+    assert comparison.differs == (live != copy)
+    for engine in engines:
+        engine.dispose()
+
+
+def test_a_copy_is_verified_by_the_command(shipped: Backup, kept: Path, tmp_path: Path) -> None:
+    key = tmp_path / "eu.vkey"
+    key.write_text(shipped.key.public(REGION).vkey())
+    command = ["tenant-verify", str(kept), "--key", str(key)]
+    good = CliRunner().invoke(app, [*command, "--json"])
+    assert good.exit_code == 0 and json.loads(good.stdout)["report"]["tenant"] == "tenant-1"
+    assert "tenant-1 of eu" in CliRunner().invoke(app, command).stdout
+    (kept / "entries.jsonl").chmod(0o600)
+    (kept / "entries.jsonl").write_text("")
+    bad = CliRunner().invoke(app, command)
+    assert bad.exit_code == 1 and "NOT VERIFIED: altered" in bad.stderr

@@ -1,18 +1,22 @@
 """`chainring receipts repair`: what is wrong with a ledger, and the receipt that says so."""
 
 import contextlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import TypeAdapter
 
+from models.backup_file import BackupDamaged
 from models.ids import Actor, Reason
 from models.ledger_repair import RepairPlan
 from models.verifier import Refused, read_lines
 from stores.checkpoints import Notary
+from stores.envelope import Envelopes
 from stores.keys import load_key
 from stores.ledger import Ledger
+from stores.ledger_branch import branch_of_backup
 from stores.ledger_damage import BeyondRepair
 from stores.ledger_repair import (
     Branch,
@@ -26,7 +30,12 @@ from stores.ledger_repair import (
     receipts_of,
 )
 from stores.objects import ObjectError
-from stores.sql import StoreUnavailable, open_existing
+from stores.restore_plan import BackupReader, NothingToRestore
+from stores.restore_proof import RestoreMismatch
+from stores.sealing import BackupSeals
+from stores.sql import StoreUnavailable, engine_for, open_existing
+from stores.tenant_keys import TenantKeys, load_region_key
+from stores.witness import Witness
 from workers.backup_places import open_objects
 from workers.cli.ledgers import LedgerPlace, find_ledger, refusals
 from workers.cli.output import NEGATIVE, OK, UNREACHABLE, USAGE, emit_json, emit_table, fail
@@ -36,6 +45,9 @@ def repair(
     ledger: Annotated[str, typer.Argument(help="control, or a region's code")],
     other: Annotated[
         list[Path] | None, typer.Option(help="an export of the other branch; repeatable")
+    ] = None,
+    from_backup: Annotated[
+        str | None, typer.Option(help="id of a store whose backup has the other branch")
     ] = None,
     plan: Annotated[
         str | None, typer.Option(help="digest of the plan that you have seen: carry it out")
@@ -53,22 +65,29 @@ def repair(
     """
     with refusals(), _repair_refusals():
         place = find_ledger(ledger)
-        opened = place.open()
+        opened, sources = place.open(), _Sources(other or [], from_backup)
         if plan is not None:
             who, why = _checked(actor, reason)
-            said = _carry_out(place, opened, other or [], plan, who, why)
-            _show(said, as_json)
+            _show(_carry_out(place, opened, sources, plan, who, why), as_json)
             return
-        found = _diagnose(place, opened, other or [])
+        found = _diagnose(place, opened, sources)
     _show(_planned(found.plan), as_json)
     raise typer.Exit(NEGATIVE if found.plan.needed else OK)
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """Where the other branch may be found, beside the former primaries."""
+
+    files: list[Path]
+    store: str | None
 
 
 @contextlib.contextmanager
 def _repair_refusals() -> Any:
     try:
         yield
-    except BeyondRepair as error:
+    except (BackupDamaged, BeyondRepair, NothingToRestore, RestoreMismatch) as error:
         fail(str(error), NEGATIVE)
     except PlanChanged as error:
         fail(str(error), USAGE)
@@ -86,9 +105,11 @@ def _checked(actor: str | None, reason: str | None) -> tuple[str, str]:
     )
 
 
-def _diagnose(place: LedgerPlace, opened: Ledger, files: list[Path]) -> Diagnosis:
-    others = [read_branch(list(read_lines(path)), place.name) for path in files]
+def _diagnose(place: LedgerPlace, opened: Ledger, sources: _Sources) -> Diagnosis:
+    others = [read_branch(list(read_lines(path)), place.name) for path in sources.files]
     others += _former(place)
+    if sources.store is not None:
+        others.append(_from_backup(place, sources.store))
     return diagnose(opened, place.checkpoints(), [place.public_key()], others)
 
 
@@ -107,14 +128,28 @@ def _former(place: LedgerPlace) -> list[Branch]:
     return found
 
 
+def _from_backup(place: LedgerPlace, store: str) -> Branch:
+    if place.backup is None:
+        fail(f"from-backup: ledger {place.name} has no backup")
+    note = Witness(place.backup.witness).head(place.name, store)
+    if note is None:
+        fail(f"from-backup: no head of store {store} was witnessed")
+    region_key = load_region_key(place.backup.region_key)
+    keys = Envelopes(TenantKeys(engine_for(place.backup.tenant_keys), region_key))
+    objects, unseal = open_objects(place.backup), BackupSeals(keys, region_key).unseal
+    return branch_of_backup(
+        BackupReader(objects, place.name, store, [place.public_key()], unseal), note
+    )
+
+
 def _carry_out(
-    place: LedgerPlace, opened: Ledger, files: list[Path], plan: str, actor: str, reason: str
+    place: LedgerPlace, opened: Ledger, sources: _Sources, plan: str, actor: str, reason: str
 ) -> dict[str, Any]:
     key = load_key(place.signing_key)
     notary, keys = Notary(opened, key), [place.public_key()]
     seq, where = find_repair(opened, plan), ""
     if seq is None:
-        found = _diagnose(place, opened, files)
+        found = _diagnose(place, opened, sources)
         appended, evidence = carry_out(
             opened,
             found,
