@@ -17,6 +17,7 @@ class KeyBackup:
         self._name = f"{region}/tenant-keys"
         self._objects = objects
         self._taken_over = False
+        self._kept = -1
 
     def take_over(self) -> None:
         """Once a process: add the keys and tombstones that the backup has and this place has not.
@@ -31,6 +32,17 @@ class KeyBackup:
         if found is not None:
             self.keys.restore(self._objects.get(self._name, LARGEST))
         self._taken_over = True
+
+    def keep(self) -> None:
+        """Back up the keys where one was made since; before anything leaves that it seals.
+
+        Raises:
+            GenerationMismatch, ObjectsUnavailable: see `back_up`.
+        """
+        made = self.keys.count()
+        if made != self._kept:
+            self.back_up()
+            self._kept = made
 
     def back_up(self) -> None:
         """Replace the backup by the keys as they are now.

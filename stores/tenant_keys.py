@@ -18,7 +18,7 @@ from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, func, insert, select, update
 
 from models.canonical import CanonicalError, canonical, parse
 from models.ids import is_tenant_id
@@ -197,6 +197,11 @@ class TenantKeys:
             row = self._row(connection, tenant_id)
         scrub(self._engine, TenantKeyRow)
         return as_utc(row.destroyed_at)
+
+    def count(self) -> int:
+        """How many keys and tombstones there are."""
+        with read(self._engine) as connection:
+            return int(connection.execute(select(func.count()).select_from(_KEYS)).scalar_one())
 
     def export(self) -> bytes:
         """All keys and tombstones, sealed under the region's key, for a backup."""

@@ -26,7 +26,7 @@ from stores.sealing import BackupSeals
 from stores.shipping import Shipper
 from stores.snapshots import Snapshotter
 from stores.sql import StoreUnavailable, create_all, open_engine
-from stores.state_tree import Position, StateTree
+from stores.state_tree import StateTree
 from stores.tenant_keys import TenantKeys, ensure_region_key
 from stores.witness import HeadRefused, Witness
 from workers.process import build_id
@@ -69,7 +69,6 @@ class RegionBackup:
         self._tree: StateTree | None = None
         self._following = ""
         self._shipper: Shipper | None = None
-        self._keys_for: Position | None = None
         self._lock = threading.RLock()
 
     def activities(self) -> RecoveryActivities:
@@ -131,9 +130,6 @@ class RegionBackup:
             shipper = self._follow()
             self._have_a_base(shipper)
             shipper.ship_all()
-            if (position := shipper.position()) != self._keys_for:
-                self._keys.back_up()  # what was shipped may be sealed by a key that is new
-                self._keys_for = position
 
     def round(self) -> None:
         """Ship what there is, measure what there is not, fence what was the primary before."""
@@ -184,6 +180,7 @@ class RegionBackup:
                 self.key,
                 self.witness,
                 self.seals.seal,
+                before_put=self._keys.keep,
             )
             self._following = primary.store
         return self._shipper
