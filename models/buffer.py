@@ -74,6 +74,14 @@ def versions_start(version: int) -> int:
     return version >> _EPOCH_BITS << _EPOCH_BITS
 
 
+def superseded(write: BufferedWrite, found: int) -> bool:
+    """Whether a later buffered write of the key is in the store, so that this one was there too.
+
+    So it is where a store was drained, lost, and restored with what the drain had made.
+    """
+    return write.expected is None and found > write.version and bool(found >> _EPOCH_BITS - 1 & 1)
+
+
 Reason = Literal["expectation", "changed"]
 
 

@@ -16,6 +16,7 @@ from models.buffer import (
     DrainReport,
     conflict,
     read_write,
+    superseded,
     versions_end,
 )
 from models.spool import Record, outage_proof, span
@@ -128,8 +129,8 @@ def _make(kv: TenantKV, spool: str, writes: list[Numbered], *, rebuilt: bool) ->
         for number, each in fresh:
             found = versions.get(each.key, ABSENT)
             why = conflict(each, found, rebuilt=rebuilt)
-            if found == each.version:
-                why = None  # it is there: by a drain whose marks are lost
+            if found == each.version or superseded(each, found):
+                why = None  # it is there, or was: by a drain whose marks are lost
             elif why is None:
                 placed[each.key] = Placed(each.value, each.version)
                 versions[each.key] = ABSENT if each.value is None else each.version

@@ -26,6 +26,7 @@ class KeyBackup:
         self._name = f"{region}/tenant-keys"
         self._objects = objects
         self._taken_over = False
+        self._kept: tuple[int, int] | None = None
 
     def take_over(self) -> None:
         """Once a process: add the keys and tombstones that the backup has and this place has not.
@@ -40,6 +41,19 @@ class KeyBackup:
         if found is not None:
             self.keys.restore(self._objects.get(self._name, LARGEST))
         self._taken_over = True
+
+    def keep(self) -> None:
+        """Back up the keys where one was made or destroyed since.
+
+        Before anything leaves that a new one seals; and what is destroyed goes here, too.
+
+        Raises:
+            GenerationMismatch, ObjectsUnavailable: see `back_up`.
+        """
+        made = self.keys.count()
+        if made != self._kept:
+            self.back_up()
+            self._kept = made
 
     def back_up(self) -> None:
         """Replace the backup by the keys as they are now.

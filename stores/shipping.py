@@ -26,7 +26,7 @@ from stores.changelog import changes_after, forget_changes, identity, last_seq, 
 from stores.collections import BY_CODE, COLLECTIONS
 from stores.document_scan import is_what_was_written, scan_images
 from stores.keys import SigningKey
-from stores.objects import ObjectDamaged, ObjectExists, ObjectStore
+from stores.objects import ObjectDamaged, ObjectExists, ObjectInfo, ObjectStore
 from stores.sql import read
 from stores.state_tree import Position, StateTree
 from stores.witness import Witness, open_head, sign_head
@@ -61,6 +61,7 @@ class Shipper:
     Args:
         seal: seals a tenant's documents, see `models.backup_file.Seal`.
         forget: whether changes are removed from the store when they are in the backup.
+        before_put: called when documents are sealed, before they are put into the object store.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Shipper:
         *,
         clock: Callable[[], float] = time.time,
         forget: bool = True,
+        before_put: Callable[[], None] = lambda: None,
     ) -> None:
         self.region = region
         self.engine = engine
@@ -85,6 +87,7 @@ class Shipper:
         self.seal = seal
         self._clock = clock
         self._forget = forget
+        self._before_put = before_put
         self.alone = threading.RLock()
         """Held while the end of the backup must not move."""
 
@@ -249,10 +252,15 @@ class Shipper:
         except (BackupDamaged, KeyError, ManifestError, ObjectDamaged, Refused) as error:
             raise ChangelogBroken(f"{found.name}: {error}") from None
 
+    def put(self, name: str, data: bytes) -> ObjectInfo:
+        """Put an object that holds sealed documents; raises what `ObjectStore.put` does."""
+        self._before_put()
+        return self.objects.put(name, data)
+
     def _put_once(self, name: str, data: bytes) -> None:
         """Put an object whose name says what it is; one that is there already is as good."""
         try:
-            self.objects.put(name, data)
+            self.put(name, data)
         except ObjectExists:
             return  # sealed anew, the same content has other bytes
 

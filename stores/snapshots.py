@@ -198,7 +198,7 @@ class Snapshotter:
         }
         self._new += 1
         try:
-            return objects.put(name, encode_chunk(header, rows, self._shipper.seal))
+            return self._shipper.put(name, encode_chunk(header, rows, self._shipper.seal))
         except ObjectExists:  # another snapshot was faster; sealed, the same content differs
             found = objects.stat(name)
             if found is None:

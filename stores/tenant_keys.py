@@ -18,7 +18,7 @@ from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, func, insert, select, update
 
 from models.canonical import CanonicalError, canonical, parse
 from models.ids import is_tenant_id
@@ -197,6 +197,16 @@ class TenantKeys:
             row = self._row(connection, tenant_id)
         scrub(self._engine, TenantKeyRow)
         return as_utc(row.destroyed_at)
+
+    def count(self) -> tuple[int, int]:
+        """How many keys and tombstones there are, and how many of them are tombstones.
+
+        Both only ever grow: what is the same is unchanged.
+        """
+        counted = select(func.count(), func.count(_KEYS.c.destroyed_at)).select_from(_KEYS)
+        with read(self._engine) as connection:
+            all_of_them, destroyed = connection.execute(counted).one()
+        return int(all_of_them), int(destroyed)
 
     def export(self) -> bytes:
         """All keys and tombstones, sealed under the region's key, for a backup."""

@@ -9,6 +9,8 @@ from sim_faults import Killed
 from sim_world import REGION, World
 from temporalio.exceptions import ApplicationError
 
+from activities.failover import FailOverActivities
+from models.changelog import ChangelogBroken
 from models.recovery import (
     BuildStore,
     BuiltStore,
@@ -20,6 +22,7 @@ from models.recovery import (
 )
 from stores.backup_layout import segments
 from stores.changelog import identity
+from stores.changelog_sql import removal_sql, trigger_sql
 from stores.fleet import Asked
 from stores.kv import TenantKV
 from stores.ledger import Ledger
@@ -27,7 +30,7 @@ from stores.objects import ObjectsUnavailable
 from stores.pointer import Pointer, PointerError, PrimaryPointer
 from stores.primary import SPOOL
 from stores.spool_files import open_spool
-from stores.sql import StoreUnavailable, open_engine
+from stores.sql import StoreUnavailable, open_engine, write
 
 REQUEST = RestoreRequest(actor="ana", reason="disk lost")
 DRAIN = DrainStore(actor="ana", reason="disk lost", workflow="failover/1", rebuilt=True)
@@ -265,3 +268,68 @@ def test_a_state_tree_whose_building_was_killed_is_built_anew(world: World, kill
     world.backup.round()
     publish(world, build(world, store("b")))
     assert (value(world, "a"), value(world, "b")) == (b"1", b"2")
+
+
+def test_a_tenants_key_is_in_the_backup_before_what_it_seals(world: World) -> None:
+    """The machine of the recovery process is lost in the moment in which a segment is there."""
+    world.stop_recovery()
+    put(world, "kept", b"1")
+    real = world.bucket.put
+
+    def killed(name: str, *given: Any, **named: Any) -> Any:
+        made = real(name, *given, **named)
+        if name.endswith(".seg"):
+            raise Killed(name)
+        return made
+
+    world.bucket.put = killed  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        world.backup.round()
+    world.bucket.put = real  # type: ignore[method-assign]
+    _lose_recovery(world)
+    world.backup.round()
+    world.lose(world.primary().database)
+    publish(world, build(world, store("b")))
+    assert value(world, "kept") == b"1"
+
+
+def test_a_drain_begun_again_on_a_restored_store_finds_no_conflict(world: World) -> None:
+    """The first drain's store was lost; of two writes of a key it had made the later one."""
+    fail_over_to(world, store("b"))
+    put(world, "buffered", b"2")
+    world.stop_writer()
+    real = FailOverActivities._record
+
+    def cut_off(*given: Any) -> Any:
+        world.backup.secure()
+        world.bucket.unreachable = True
+        return real(*given)
+
+    FailOverActivities._record = cut_off  # type: ignore[method-assign]
+    with pytest.raises(ObjectsUnavailable):
+        world.activity("drain_buffer", DRAIN)
+    FailOverActivities._record = real  # type: ignore[method-assign]
+    world.bucket.unreachable = False
+    world.stop_recovery()
+    world.lose(world.primary().database)
+    publish(world, build(world, store("c")))
+    drained = world.activity("drain_buffer", DRAIN)
+    assert (drained.acknowledged, drained.applied, drained.conflicts) == (2, 2, 0)
+    assert value(world, "buffered") == b"2"
+
+
+def test_damage_behind_a_lost_state_tree_is_said_again_and_again(world: World) -> None:
+    put(world, "a", b"1")
+    world.backup.round()
+    _lose_recovery(world, keys=False)
+    engine = open_engine(world.primary().database)
+    with write(engine) as connection:
+        for statement in removal_sql("sqlite"):
+            connection.exec_driver_sql(statement)
+        connection.exec_driver_sql("UPDATE kv_entry SET version = version + 1")
+        for statement in trigger_sql("sqlite"):
+            connection.exec_driver_sql(statement)
+    engine.dispose()
+    for _ in range(2):
+        with pytest.raises(ChangelogBroken, match="without a trace"):
+            world.backup.round()

@@ -6,7 +6,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
+from stores.key_backup import KeyBackup
 from stores.keys import KeyFileError
+from stores.objects_local import LocalObjects
 from stores.sql import create_all, open_engine, read, write
 from stores.tenant_keys import (
     KEY_BYTES,
@@ -202,3 +204,20 @@ def test_the_region_key_is_a_private_file_that_stays(tmp_path):
         load_region_key(path)
     with pytest.raises(KeyFileError):
         load_region_key(tmp_path / "none")
+
+
+def test_what_is_made_and_what_is_destroyed_reaches_the_backup(keys, elsewhere, tmp_path):
+    backup = KeyBackup("eu", LocalObjects(tmp_path / "bucket"), keys)
+    other = KeyBackup("eu", LocalObjects(tmp_path / "bucket"), elsewhere)
+    made = keys.key("acme")
+    backup.keep()
+    before = [each.generation for each in LocalObjects(tmp_path / "bucket").list("eu/")]
+    backup.keep()
+    assert [each.generation for each in LocalObjects(tmp_path / "bucket").list("eu/")] == before
+    other.take_over()
+    assert elsewhere.find("acme") == made
+    keys.destroy("acme")
+    backup.keep()
+    KeyBackup("eu", LocalObjects(tmp_path / "bucket"), elsewhere).take_over()
+    with pytest.raises(KeyDestroyed):
+        elsewhere.find("acme")

@@ -26,7 +26,7 @@ from stores.sealing import BackupSeals
 from stores.shipping import Shipper
 from stores.snapshots import SnapshotMismatch, Snapshotter
 from stores.sql import StoreUnavailable, create_all, open_engine, open_existing
-from stores.state_tree import Position, StateTree
+from stores.state_tree import StateTree
 from stores.tenant_keys import TenantKeys, ensure_region_key
 from stores.witness import HeadRefused, Witness
 from workers.backup_places import open_objects
@@ -74,7 +74,6 @@ class RegionBackup:
         self._following = ""
         self._distrust = ("", "")
         self._shipper: Shipper | None = None
-        self._keys_for: Position | None = None
         self._lock = threading.RLock()
         self._keys_lock = threading.Lock()  # one of its own: a store may hang and keep the other
 
@@ -184,10 +183,6 @@ class RegionBackup:
             shipper = self._follow()
             self._have_a_base(shipper)
             shipper.ship_all()
-            if (position := shipper.position()) != self._keys_for:
-                with self._keys_lock:
-                    self._keys.back_up()  # what was shipped may be sealed by a key that is new
-                self._keys_for = position
 
     def round(self) -> None:
         """Ship what there is, measure what there is not, fence what was the primary before."""
@@ -195,6 +190,7 @@ class RegionBackup:
             shipper = self._follow()
             self.secure()
             lag = shipper.lag()
+        self._keep_keys()  # one may have been destroyed
         LAG.labels(self.region).set(lag.seconds)
         LAG_CHANGES.labels(self.region).set(lag.changes)
         BROKEN.labels(self.region).set(0)
@@ -242,6 +238,7 @@ class RegionBackup:
                 self.key,
                 self.witness,
                 self.seals.seal,
+                before_put=self._keep_keys,
             )
             self._following = primary.store
         return self._shipper
@@ -263,6 +260,10 @@ class RegionBackup:
                 with contextlib.suppress(StoreUnavailable, NotProtected):
                     fence_store(database, self.region, primary.epoch)
                     self._fenced.add(database)
+
+    def _keep_keys(self) -> None:
+        with self._keys_lock:
+            self._keys.keep()
 
     def _unseal(self, tenant: str, sealed: bytes, bound_to: bytes) -> bytes | None:
         """Unseal also where the tenants' keys were lost together with the store."""
