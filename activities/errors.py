@@ -27,6 +27,7 @@ from stores.restore import GoalUnknown, RestoreMismatch
 from stores.restore_plan import NothingToRestore
 from stores.scratch import ScratchError
 from stores.snapshots import SnapshotMismatch
+from stores.tenant_keys import KeyDamaged
 from stores.vulnerability_feeds import FeedError
 from stores.witness import HeadRefused
 
@@ -42,6 +43,7 @@ FINAL: tuple[type[Exception], ...] = (
     GoalUnknown,
     HeadRefused,
     IdempotencyConflict,
+    KeyDamaged,
     NotTheHolder,
     NothingToRestore,
     ObjectDamaged,
