@@ -32,6 +32,7 @@ from stores.scratch import ScratchError
 from stores.snapshots import SnapshotMismatch
 from stores.tenant_apply import StoreChanged
 from stores.tenant_copy import TenantUnknown
+from stores.tenant_keys import KeyDamaged
 from stores.vulnerability_feeds import FeedError
 from stores.webhook import WebhookRefused
 from stores.witness import HeadRefused
@@ -48,6 +49,7 @@ FINAL: tuple[type[Exception], ...] = (
     GoalUnknown,
     HeadRefused,
     IdempotencyConflict,
+    KeyDamaged,
     NotTheHolder,
     NothingToRestore,
     ObjectDamaged,

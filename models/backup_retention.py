@@ -39,7 +39,7 @@ class Limits:
         return self.retention + self.step
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """An object of a store's backup, at the generation that was seen."""
 
@@ -49,7 +49,7 @@ class Item:
     size: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """A manifest. ``said`` and ``chunks`` are its own words, None where it cannot be read.
 
@@ -64,7 +64,7 @@ class Snapshot:
     sound: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Segment:
     """A piece of the changelog; both numbers are inclusive."""
 
@@ -160,8 +160,8 @@ def plan(
     kept = Base(at.store, at.epoch, at.snapshot.seq, at.snapshot.item.name, ages[first])
     before = {each.snapshot.item.name for each in dated[:first]}
     gone = [_of_store(each, kept, before, at.stored, notes) for each in ordered]
-    remove = [item for part in zip(*(each.parts for each in gone), strict=True) for item in part]
-    flat = [item for items in remove for item in items]
+    kinds = zip(*(each.parts for each in gone), strict=True)
+    flat = [item for parts in kinds for items in parts for item in items]
     chunks_of = {name: chunks for each in gone for name, chunks in each.chunks_of.items()}
     return Plan(kept, tuple(flat), chunks_of, tuple(notes))
 
@@ -184,9 +184,10 @@ def _of_store(
         each for each in store.snapshots if whole or each.item.name in before or each.seq < base.seq
     ]
     segments = [each.item for each in store.segments if whole or each.last <= base.seq]
-    kept = [each for each in store.snapshots if each not in snapshots]
-    chunks = _unnamed(store, kept, since, whole=whole, notes=notes)
     items = [each.item for each in snapshots]
+    going = {item.name for item in items}
+    kept = [each for each in store.snapshots if each.item.name not in going]
+    chunks = _unnamed(store, kept, since, whole=whole, notes=notes)
     names = {item.name for item in (*items, *segments, *chunks)}
     marks = [mark for mark, name in store.marks if whole or name in names]
     chunks_of = {each.item.name: each.chunks or frozenset() for each in snapshots}

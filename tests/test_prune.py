@@ -1,6 +1,9 @@
 """Pruning real backups: what is wanted restores, what is not is gone, what is held stays."""
 
+import multiprocessing
+import os
 import shutil
+import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -159,10 +162,12 @@ def test_wherever_it_is_killed_what_is_wanted_restores(
     days: Days, targets: Targets, point: int
 ) -> None:
     plan = days.pruner().plan()
-    dying = Dying(days.backup.directory / "objects", clock=lambda: days.now)
-    dying.left = point
-    with pytest.raises(Killed):
-        days.pruner(dying).prune(plan.base, PruneClaim(dying, REGION, "prune/eu/1"))
+    killed = multiprocessing.get_context("fork").Process(
+        target=_prune_and_die, args=(days, plan.base, point)
+    )
+    killed.start()
+    killed.join(30)
+    assert killed.exitcode == -signal.SIGKILL
     assert list(days.backup.objects.list(f"{REGION}/pruning/"))
     oldest = min(seq for seq in days.seqs() if seq >= plan.base_seq)
     target = targets.next()
@@ -176,12 +181,8 @@ def test_wherever_it_is_killed_what_is_wanted_restores(
     assert not list(days.backup.objects.list(f"{REGION}/pruning/"))
 
 
-class Killed(BaseException):
-    """The process is gone: nothing after it happens."""
-
-
 class Dying(LocalObjects):
-    """A directory whose user is killed at a removal."""
+    """A directory whose process is killed at a removal."""
 
     left = 0
 
@@ -189,8 +190,14 @@ class Dying(LocalObjects):
         if "/clock/" not in name:
             self.left -= 1
             if self.left <= 0:
-                raise Killed
+                os.kill(os.getpid(), signal.SIGKILL)
         super().delete(name, if_generation=if_generation)
+
+
+def _prune_and_die(days: Days, base: str, point: int) -> None:
+    dying = Dying(days.backup.directory / "objects", clock=lambda: days.now)
+    dying.left = point
+    days.pruner(dying).prune(base, PruneClaim(dying, REGION, "prune/eu/1"))
 
 
 @pytest.mark.parametrize("jump", [timedelta(days=60), timedelta(days=400), -timedelta(days=3)])

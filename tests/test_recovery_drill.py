@@ -5,6 +5,7 @@ import contextlib
 import threading
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from restore_harness import QUEUE, Recovery, lose_a_segment, recovery_worker
 from rollout_harness import Plane
 from temporalio.client import WorkflowFailureError, WorkflowHandle, WorkflowUpdateFailedError
 
+from models.backup_file import BackupDamaged, Unseal
 from models.config_recovery import Sla
 from models.drill import DrillKind, DrillRequest, DrillStatus
 from models.incident import IncidentState
@@ -24,6 +26,7 @@ from stores.drill import Drilled
 from stores.ledger import Ledger
 from stores.restore import Progress, Target
 from stores.sql import open_engine
+from stores.tenant_keys import KeyDamaged
 
 pytest_plugins = ["rollout_fixtures"]
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -159,6 +162,17 @@ async def test_a_yearly_drill_uses_no_key_of_the_running_region(recovery: Recove
     assert (await _failed(recovery, kind="weekly")).incidents
 
 
+async def test_a_damaged_backup_of_the_keys_fails_the_yearly_drill_at_once(
+    recovery: Recovery,
+) -> None:
+    def damaged() -> AbstractContextManager[Unseal]:
+        raise KeyDamaged("key backup: was changed")
+
+    recovery.drills._driller._unsealing_from_backup = damaged
+    status = await _failed(recovery, kind="yearly")
+    assert "key backup: was changed" in status.why and status.incidents and not _databases(recovery)
+
+
 async def test_without_a_live_store_it_is_proved_and_its_receipt_waits(recovery: Recovery) -> None:
     database = recovery.backup.directory / "region.db"
     away = database.rename(database.with_suffix(".away"))
@@ -244,7 +258,6 @@ async def test_a_region_rests_while_it_is_the_turn_of_others(recovery: Recovery)
 
 
 def _refuse(tenant: str, sealed: bytes, bound_to: bytes) -> bytes:
-    from models.backup_file import BackupDamaged
 
     raise BackupDamaged(f"body of {tenant}: these keys are the running region's")
 

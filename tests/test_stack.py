@@ -188,6 +188,11 @@ def test_a_lost_store_fails_over_and_nothing_acknowledged_is_missing(stack: Stac
     head = stack.home / "witness" / f"eu-state-{source}.note"
     asked = ("certificate", "verify", status["restore"]["certificate"], "--key", str(key))
     stack.chainring(*asked, "--head", str(head))
+    assert _soon(lambda: stack.chainring("backup", "status", "eu", check=False).returncode == 0, 30)
+    by = ("--actor", "ana", "--reason", "after the outage")
+    drilled = stack.json("recovery", "drill", "eu", *by, "--kind", "yearly")
+    assert drilled["state"] == "proved" and drilled["result"]["compared"]["same"]
+    assert stack.json("backup", "validate", "eu")["state"] == "sound"
 
 
 def failed_over(stack: Stack) -> Any:
