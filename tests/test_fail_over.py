@@ -13,6 +13,7 @@ from restore_harness import QUEUE, Recovery, lose_a_segment, recovery_worker, un
 from rollout_harness import Plane
 from temporalio.client import WorkflowFailureError, WorkflowHandle
 
+from activities.snapshot_reads import _public
 from models.primary import Primary
 from models.recovery import FailOverRequest, FailOverStatus, GapDecision
 from stores.buffered_kv import Base, Buffer, BufferedKV
@@ -158,3 +159,11 @@ async def test_a_gap_waits_while_the_region_writes_on(recovery: Recovery) -> Non
     decision = GapDecision(actor="bo", reason="the bucket lost them")
     await restore.execute_update("accept_gap", decision)
     assert (await handle.result()).state == "normal"
+
+
+@pytest.mark.parametrize("user", ["u:secret@", "u:@", "u@"])
+async def test_what_the_gateway_reads_names_no_password(user: str) -> None:
+    shown = _public(f"postgresql+psycopg://{user}host/name")
+    assert Primary(
+        region=REGION, epoch=1, mode="buffered", snapshot=shown, snapshot_at=datetime.now(UTC)
+    )
