@@ -126,7 +126,7 @@ class SnapshotReadActivities:
 
 def _public(url: str) -> str:
     """The address without its password, which the gateway has from its own environment."""
-    return _private(make_url(url).set(password=None))
+    return _private(make_url(url)._replace(password=None))  # `set` takes None for no change
 
 
 def _private(url: URL) -> str:

@@ -82,7 +82,7 @@ class PrimaryFile:
         Raises:
             StalePrimary: another change has this epoch or a higher one.
             PrimaryDamaged: see `read`.
-            ValueError: it is another region's.
+            ValueError: it is another region's, or one that nobody could read afterwards.
             OSError: the disk is full or not writable; nothing was changed.
         """
         if wanted.region != self._region:
@@ -93,7 +93,9 @@ class PrimaryFile:
                 return
             if wanted.epoch <= found.epoch:
                 raise StalePrimary(wanted.epoch, found)
-            write_atomic(self.path, wanted.model_dump_json(indent=2).encode() + b"\n")
+            content = wanted.model_dump_json(indent=2).encode() + b"\n"
+            Primary.model_validate_json(content)  # a copy with changes was never validated
+            write_atomic(self.path, content)
 
 
 class PrimaryWatch:

@@ -13,6 +13,7 @@ from restore_harness import QUEUE, Recovery, lose_a_segment, recovery_worker, un
 from rollout_harness import Plane
 from temporalio.client import WorkflowFailureError, WorkflowHandle
 
+from activities.snapshot_reads import _public
 from models.config_recovery import Sla
 from models.primary import Primary
 from models.recovery import FailOverRequest, FailOverStatus, GapDecision
@@ -169,3 +170,11 @@ async def test_a_failover_that_took_too_long_is_an_incident(recovery: Recovery) 
     incident = recovery.client.get_workflow_handle(status.incident)
     said = await incident.query("status", result_type=RecoveryIncidentStatus)
     assert said.request.kind == "sla-missed" and "failover took" in said.request.why
+
+
+@pytest.mark.parametrize("user", ["u:secret@", "u:@", "u@"])
+async def test_what_the_gateway_reads_names_no_password(user: str) -> None:
+    shown = _public(f"postgresql+psycopg://{user}host/name")
+    assert Primary(
+        region=REGION, epoch=1, mode="buffered", snapshot=shown, snapshot_at=datetime.now(UTC)
+    )

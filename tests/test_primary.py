@@ -107,3 +107,11 @@ def test_a_watch_never_goes_back(file: PrimaryFile):
     assert watch.changed()
     with pytest.raises(ValueError, match="region"):
         file.switch(Primary(region="us", epoch=9, mode="normal"))
+
+
+def test_a_state_that_could_not_be_read_is_never_written(file: PrimaryFile):
+    """A copy with changes is not validated by itself."""
+    changed = {"snapshot": "postgresql://u:secret@h/d", "snapshot_at": datetime.now(UTC)}
+    with pytest.raises(ValueError, match="must hold no password"):
+        file.switch(state(1).model_copy(update=changed))
+    assert file.read() == state(0, "normal")
