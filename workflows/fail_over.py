@@ -3,10 +3,9 @@
 import asyncio
 import contextlib
 from datetime import timedelta
-from typing import Any, TypeVar
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy, WorkflowIDReusePolicy
+from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import (
     ActivityError,
     ApplicationError,
@@ -30,16 +29,10 @@ from models.recovery import (
 )
 from models.recovery_incident import JudgeFailOver
 from workflows.journey import STATE
-from workflows.recovery_steps import judged, source
+from workflows.recovery_steps import PERSISTENT, QUICK, judged, recovery_step, source
 from workflows.regions import plain_words
 
-QUICK = timedelta(minutes=1)
 DRAIN = timedelta(hours=1)
-PERSISTENT = RetryPolicy(
-    initial_interval=timedelta(milliseconds=500), maximum_interval=timedelta(seconds=30)
-)
-
-_Result = TypeVar("_Result")
 
 
 @workflow.defn(name="FailOver")
@@ -93,7 +86,7 @@ class FailOver:
             rebuilt=True,
             verdict=request.verdict,
         )
-        self._status.drained = await _activity(
+        self._status.drained = await recovery_step(
             "drain_buffer", drain, Drained, "drain the buffer into the store", DRAIN
         )
         self._status.normal_at = workflow.now()
@@ -162,8 +155,8 @@ class FailOver:
     async def _tell(self, kind: NoticeKind, within: timedelta) -> None:
         """Tell the tenants; where that cannot be done, nothing waits for it."""
         try:
-            posted = await _activity(
-                "post_notice", kind, Posted, f"tell the tenants: {kind}", QUICK, within
+            posted = await recovery_step(
+                "post_notice", kind, Posted, f"tell the tenants: {kind}", QUICK, within=within
             )
         except ActivityError as error:
             self._status.not_told = f"{kind}: {plain_words(error)}"
@@ -183,14 +176,14 @@ class FailOver:
 
     async def _close_snapshot(self) -> None:
         step = CloseSnapshot(scratch=self._scratch, opened=self._status.reads)
-        await _activity("close_snapshot", step, int, "remove the snapshot", QUICK)
+        await recovery_step("close_snapshot", step, int, "remove the snapshot", QUICK)
 
     async def _degrade(self, request: FailOverRequest) -> None:
         within = None
         if request.initiate_by is not None:
             within = max(request.initiate_by - workflow.now(), timedelta(seconds=1))
-        await _activity(
-            "degrade_region", request, Degraded, "buffer the tenants' writes", QUICK, within
+        await recovery_step(
+            "degrade_region", request, Degraded, "buffer the tenants' writes", QUICK, within=within
         )
 
     def _enter(self, state: FailOverPhase, why: str = "") -> None:
@@ -210,23 +203,3 @@ class FailOver:
             )
             lines += [f"- conflict: {each}" for each in drained.first_conflicts]
         workflow.set_current_details("\n".join(lines))
-
-
-async def _activity(
-    name: str,
-    argument: Any,
-    result: type[_Result],
-    summary: str,
-    limit: timedelta,
-    within: timedelta | None = None,
-) -> _Result:
-    found: _Result = await workflow.execute_activity(
-        name,
-        argument,
-        result_type=result,
-        summary=summary,
-        start_to_close_timeout=limit,
-        schedule_to_close_timeout=within,
-        retry_policy=PERSISTENT,
-    )
-    return found

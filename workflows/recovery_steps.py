@@ -38,14 +38,21 @@ async def recovery_step(
     summary: str,
     limit: timedelta = STEP,
     heartbeat: timedelta | None = None,
+    within: timedelta | None = None,
 ) -> _Result:
-    """Run one activity; only what it refuses for good is an error."""
+    """Run one activity; only what it refuses for good is an error.
+
+    Args:
+        limit: of one attempt.
+        within: of all attempts together; None: it is tried for ever.
+    """
     found: _Result = await workflow.execute_activity(
         name,
         argument,
         result_type=result,
         summary=summary,
         start_to_close_timeout=limit,
+        schedule_to_close_timeout=within,
         heartbeat_timeout=heartbeat,
         retry_policy=PERSISTENT,
     )
