@@ -82,7 +82,7 @@ class PruneClaim:
     What was planned under it holds as long as it never lapsed: `check` is called all the time.
 
     Args:
-        holder: the workflow; shown to nobody but in the bucket.
+        holder: the workflow, for whoever looks into the bucket.
     """
 
     def __init__(
