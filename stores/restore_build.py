@@ -206,8 +206,9 @@ class Builder:
         if collection is None or any(c.collection != collection.code for c in changes):
             raise BackupDamaged(f"{ref.name}: is not of one collection that this release knows")
         rows: list[Row] = []
-        for change, row, now in self._rows(file, collection, schema):
-            course.add(change, now)
+        add = course.leaves.add
+        for change, row in self._documents(file, collection, schema, course):
+            add(change.key, change.after)
             changed = fold.pop(change.key, None)
             if changed is not None:
                 rows += _rows_of(changed)
@@ -220,19 +221,39 @@ class Builder:
         with write(self._engine) as connection:
             load_rows(connection, collection, rows)
 
-    def _rows(
-        self, file: BackupFile, collection: Collection, schema: int
-    ) -> Iterator[tuple[Change, Row | None, bytes | None]]:
-        """A chunk's documents with their rows; older ones proved as they were, and then upcast."""
-        for change, row in zip(file.changes, file.rows(self._unseal), strict=True):
-            if row is None or schema == self._upcasters.current:
-                yield change, row, None
+    def _documents(
+        self, file: BackupFile, collection: Collection, schema: int, course: Course
+    ) -> Iterable[tuple[Change, Row | None]]:
+        """A chunk's documents with their rows as they are now; `Course.made` knows of them."""
+        pairs = zip(file.changes, file.rows(self._unseal), strict=True)
+        if schema != self._upcasters.current:
+            return self._older(pairs, collection, schema, course)
+        if course.made is not None:
+            for change in file.changes:
+                course.made.add(change.key, change.after)
+        return pairs
+
+    def _older(
+        self,
+        pairs: Iterable[tuple[Change, Row | None]],
+        collection: Collection,
+        schema: int,
+        course: Course,
+    ) -> Iterator[tuple[Change, Row | None]]:
+        """Documents of an older version: each proved as it was, and then upcast."""
+        assert course.made is not None
+        for change, row in pairs:
+            if row is None:
+                course.made.add(change.key, change.after)
+                yield change, None
                 continue
             image, payload = self._upcasters.image_of(schema, collection.name, row)
             if document_digest(image) != change.after:
                 raise BackupDamaged(f"{collection.name}: a row is not the one that is signed")
             now = self._upcasters.upcast(schema, collection.name, image)
-            yield change, collection.row(now, payload), document_digest(now)
+            course.made.add(change.key, document_digest(now))
+            course.upcast += now != image
+            yield change, collection.row(now, payload)
 
     def _check_base(self, manifest: Manifest, course: Course) -> None:
         """The chunks must make the signed state root: after a change within a segment, where a
