@@ -50,6 +50,10 @@ class LeafSpool:
         """The state root of all documents taken so far."""
         return root_hash([_branch(self._leaves(number)) for number in range(FANOUT)])
 
+    def same(self, other: "LeafSpool") -> bool:
+        """Whether both hold the same documents, and so have the same state root."""
+        return all(self._leaves(number) == other._leaves(number) for number in range(FANOUT))
+
     def count(self) -> int:
         """How many documents there are."""
         return sum(len(self._leaves(number)) for number in range(FANOUT))

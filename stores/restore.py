@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from itertools import islice
+from typing import Any
 
 from sqlalchemy import Connection, Engine, func, select
 
@@ -23,7 +24,7 @@ from models.restore import Gap, Goal, Phase, RestoreReport
 from stores.chain_check import check_ledger
 from stores.changelog import StoreIdentity, adopt
 from stores.collections import COLLECTIONS, Collection
-from stores.document_scan import Stored, scan
+from stores.document_scan import scan_rows
 from stores.leaf_spool import LeafSpool
 from stores.ledger import Ledger
 from stores.restore_build import Builder, Count, Course
@@ -136,7 +137,7 @@ class Restorer:
         with self._phase("healing check") as count:
             root = course.leaves.root()
             note = self._compare_signed(base, course, expected, root)
-            documents, erased = self._heal(target.engine, course, root, count)
+            documents, erased = self._heal(target.engine, course, count)
         with self._phase("verify receipts") as count:
             receipts = self._verify_receipts(target.engine)
             count(receipts)
@@ -207,7 +208,7 @@ class Restorer:
             note = said or note
         return note
 
-    def _heal(self, engine: Engine, course: Course, root: bytes, count: Count) -> tuple[int, int]:
+    def _heal(self, engine: Engine, course: Course, count: Count) -> tuple[int, int]:
         """Read every document back: how many there are, and how many were erased.
 
         Raises:
@@ -218,7 +219,7 @@ class Restorer:
             for collection in COLLECTIONS:
                 documents += _read_back(connection, collection, found)
                 count(documents)
-            if found.root() == root:
+            if found.same(course.leaves):
                 return documents, 0
             return documents, _erased(course, found)
 
@@ -258,25 +259,21 @@ def _without_collection() -> Iterator[None]:
 def _read_back(connection: Connection, collection: Collection, found: LeafSpool) -> int:
     amount, add = 0, found.add
     prefix = f"{collection.name}\0"
-    for part in scan(connection, collection):
-        for stored in part:
-            add(
-                sha256((prefix + stored.key).encode()).digest(),
-                sha256(stored.image.encode()).digest(),
-            )
+    for part in scan_rows(connection, collection):
+        for row in part:
+            add(sha256((prefix + row[0]).encode()).digest(), sha256(row[1].encode()).digest())
         if collection.payload is not None:
             _check_values(collection, part)
         amount += len(part)
     return amount
 
 
-def _check_values(collection: Collection, part: Sequence[Stored]) -> None:
+def _check_values(collection: Collection, part: Sequence[tuple[Any, ...]]) -> None:
     """The image covers a value's digest, not the value: check that they belong together."""
-    for stored in part:
-        tenant, key, digest, _version, value = stored.row
+    for found, _image, tenant, key, digest, _version, value in part:
         if sha256(b"%b\0%b\0%b" % (tenant.encode(), key, value)).digest() != digest:
             raise RestoreMismatch(
-                f"{collection.name} {stored.key:.200}: the value is not that of its digest"
+                f"{collection.name} {found:.200}: the value is not that of its digest"
             )
 
 

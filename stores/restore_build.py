@@ -146,22 +146,23 @@ class Builder:
             raise BackupDamaged(f"{ref.name}: {error}") from None
         if file.cores_digest().hex() != ref.cores:
             raise BackupDamaged(f"{ref.name}: holds other documents than the manifest says")
-        changes = file.changes
-        collection = BY_CODE.get(changes[0].collection)
-        if collection is None or any(c.collection != collection.code for c in changes):
+        codes, keys, digests = file.named()
+        collection = BY_CODE.get(codes[0])
+        if collection is None or len(set(codes)) > 1:
             raise BackupDamaged(f"{ref.name}: is not of one collection that this release knows")
         rows: list[Row] = []
-        for change, row in zip(changes, file.rows(self._unseal), strict=True):
-            course.leaves.add(change.key, change.after)
-            changed = fold.pop(change.key, None)
-            if changed is not None:
+        add = course.leaves.add
+        for key, digest, row in zip(keys, digests, file.rows(self._unseal), strict=True):
+            add(key, digest)
+            if key in fold:
+                changed = fold.pop(key)
                 rows += _rows_of(changed)
                 if isinstance(changed, Change):
-                    course.erased.add(change.key)
+                    course.erased.add(key)
             elif row is not None:
                 rows.append(row)
             else:
-                course.erased.add(change.key)
+                course.erased.add(key)
         with write(self._engine) as connection:
             load_rows(connection, collection, rows)
 
