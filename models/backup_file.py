@@ -79,6 +79,18 @@ class BackupFile:
         """All changes, by digests alone."""
         return list(read_cores(self.cores))
 
+    def named(self) -> tuple[Sequence[int], Sequence[bytes], Sequence[bytes]]:
+        """Collection, key digest and digest of each document, without an object for any.
+
+        Raises:
+            BackupDamaged: there is none.
+        """
+        cores = list(CORE.iter_unpack(self.cores))
+        if not cores:
+            raise BackupDamaged("holds no documents")
+        _seq, codes, _kind, keys, _before, digests, _epoch, _at = zip(*cores, strict=True)
+        return codes, keys, digests
+
     def entries(self, unseal: Unseal) -> list[Entry | Change]:
         """A segment's changes with their documents; a bare `Change` where the key is destroyed.
 

@@ -23,10 +23,15 @@ class Stored(NamedTuple):
 
 def scan(connection: Connection, collection: Collection) -> Iterator[list[Stored]]:
     """All documents of a collection with their rows, some at a time."""
-    dialect = connection.dialect.name
-    rows = _select(connection, collection, row_sql(dialect, collection, "t"))
-    for part in rows:
+    for part in scan_rows(connection, collection):
         yield [Stored(found[0], found[1], found[2:]) for found in part]
+
+
+def scan_rows(
+    connection: Connection, collection: Collection
+) -> Iterator[Sequence[tuple[Any, ...]]]:
+    """`scan` without an object for each document: key, image, and the row's columns."""
+    return _select(connection, collection, row_sql(connection.dialect.name, collection, "t"))
 
 
 def scan_images(
@@ -52,9 +57,21 @@ def is_what_was_written(row: Sequence[Any]) -> bool:
 def _select(connection: Connection, collection: Collection, columns: str) -> Iterator[Any]:
     dialect = connection.dialect.name
     order = ", ".join(f't."{column.name}"' for column in collection.keys)
-    query = text(
+    query = (
         f"SELECT {key_sql(dialect, collection, 't')}, {image_sql(dialect, collection, 't')}, "  # noqa: S608 - names of our own tables
         f"{columns} FROM {collection.name} t ORDER BY {order}"
     )
+    if dialect == "sqlite":  # the driver's own rows: SQLAlchemy's cost more than the query
+        return _fetched(connection, query)
     streaming = connection.execution_options(stream_results=True, max_row_buffer=AT_ONCE)
-    return streaming.execute(query).partitions(AT_ONCE)
+    return streaming.execute(text(query)).partitions(AT_ONCE)
+
+
+def _fetched(connection: Connection, query: str) -> Iterator[list[tuple[Any, ...]]]:
+    driver: Any = connection.connection.driver_connection
+    cursor = driver.execute(query)
+    try:
+        while part := cursor.fetchmany(AT_ONCE):
+            yield part
+    finally:
+        cursor.close()

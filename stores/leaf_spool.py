@@ -69,6 +69,10 @@ class LeafSpool:
         """The digest of one document, or `ABSENT`."""
         return self._leaves(key[0]).get(key, ABSENT)
 
+    def same(self, other: "LeafSpool") -> bool:
+        """Whether both hold the same documents, and so have the same state root."""
+        return all(self._leaves(number) == other._leaves(number) for number in range(FANOUT))
+
     def difference(self, other: "LeafSpool") -> Iterator[tuple[bytes, bytes, bytes]]:
         """Documents that differ: key digest, what it is here, what it is there (or `ABSENT`)."""
         for number in range(FANOUT):

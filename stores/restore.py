@@ -123,7 +123,7 @@ class Restorer:
             root = course.leaves.root()
             note = compare_signed(base, course, expected, root)
             now = root if course.made is None else course.made.root()
-            documents, erased = self._heal(target.engine, course, now, count)
+            documents, erased = self._heal(target.engine, course, count)
         with self._phase("verify receipts") as count:
             receipts, fault = self._verify_receipts(target.engine)
             count(receipts)
@@ -165,7 +165,7 @@ class Restorer:
             schema_version=self._reader.upcasters.current,
         )
 
-    def _heal(self, engine: Engine, course: Course, root: bytes, count: Count) -> tuple[int, int]:
+    def _heal(self, engine: Engine, course: Course, count: Count) -> tuple[int, int]:
         """Read every document back: how many there are, and how many were erased.
 
         Raises:
@@ -176,7 +176,7 @@ class Restorer:
             for collection in COLLECTIONS:
                 documents += read_back(connection, [collection], found)
                 count(documents)
-            if found.root() == root:
+            if found.same(course.now):
                 return documents, 0
             return documents, _erased(course, found)
 

@@ -201,59 +201,60 @@ class Builder:
         self, ref: ChunkRef, schema: int, fold: dict[bytes, Entry | Change], course: Course
     ) -> None:
         file = read_chunk(self._objects, ref)
-        changes = file.changes
-        collection = BY_CODE.get(changes[0].collection)
-        if collection is None or any(c.collection != collection.code for c in changes):
+        codes, _, _ = file.named()
+        collection = BY_CODE.get(codes[0])
+        if collection is None or len(set(codes)) > 1:
             raise BackupDamaged(f"{ref.name}: is not of one collection that this release knows")
         rows: list[Row] = []
         add = course.leaves.add
-        for change, row in self._documents(file, collection, schema, course):
-            add(change.key, change.after)
-            changed = fold.pop(change.key, None)
-            if changed is not None:
+        for key, digest, row in self._documents(file, collection, schema, course):
+            add(key, digest)
+            if key in fold:
+                changed = fold.pop(key)
                 rows += _rows_of(changed)
                 if isinstance(changed, Change):
-                    course.unread(change.key)
+                    course.unread(key)
             elif row is not None:
                 rows.append(row)
             else:
-                course.unread(change.key)
+                course.unread(key)
         with write(self._engine) as connection:
             load_rows(connection, collection, rows)
 
     def _documents(
         self, file: BackupFile, collection: Collection, schema: int, course: Course
-    ) -> Iterable[tuple[Change, Row | None]]:
-        """A chunk's documents with their rows as they are now; `Course.made` knows of them."""
-        pairs = zip(file.changes, file.rows(self._unseal), strict=True)
+    ) -> Iterable[tuple[bytes, bytes, Row | None]]:
+        """Key, digest and present row of a chunk's documents; `Course.made` knows of them."""
+        _, keys, digests = file.named()
+        found = zip(keys, digests, file.rows(self._unseal), strict=True)
         if schema != self._upcasters.current:
-            return self._older(pairs, collection, schema, course)
+            return self._older(found, collection, schema, course)
         if course.made is not None:
-            for change in file.changes:
-                course.made.add(change.key, change.after)
-        return pairs
+            for key, digest in zip(keys, digests, strict=True):
+                course.made.add(key, digest)
+        return found
 
     def _older(
         self,
-        pairs: Iterable[tuple[Change, Row | None]],
+        found: Iterable[tuple[bytes, bytes, Row | None]],
         collection: Collection,
         schema: int,
         course: Course,
-    ) -> Iterator[tuple[Change, Row | None]]:
+    ) -> Iterator[tuple[bytes, bytes, Row | None]]:
         """Documents of an older version: each proved as it was, and then upcast."""
         assert course.made is not None
-        for change, row in pairs:
+        for key, digest, row in found:
             if row is None:
-                course.made.add(change.key, change.after)
-                yield change, None
+                course.made.add(key, digest)
+                yield key, digest, None
                 continue
             image, payload = self._upcasters.image_of(schema, collection.name, row)
-            if document_digest(image) != change.after:
+            if document_digest(image) != digest:
                 raise BackupDamaged(f"{collection.name}: a row is not the one that is signed")
             now = self._upcasters.upcast(schema, collection.name, image)
-            course.made.add(change.key, document_digest(now))
+            course.made.add(key, document_digest(now))
             course.upcast += now != image
-            yield change, collection.row(now, payload)
+            yield key, digest, collection.row(now, payload)
 
     def _check_base(self, manifest: Manifest, course: Course) -> None:
         """The chunks must make the signed state root: after a change within a segment, where a
