@@ -22,6 +22,7 @@ from stores.backup_layout import chunk_name, manifest_name
 from stores.changelog import identity_in, last_seq
 from stores.collections import COLLECTIONS, Collection
 from stores.document_scan import Stored, scan
+from stores.kv import value_digest
 from stores.leaf_spool import LeafSpool
 from stores.ledger import Ledger
 from stores.objects import ObjectExists, ObjectInfo, ObjectStore
@@ -173,7 +174,17 @@ def _cut(connection: Connection) -> Iterator[list[ChunkRow]]:
 
 
 def _chunk_row(collection: Collection, stored: Stored) -> ChunkRow:
-    """A document as if it had just been put where none was."""
+    """A document as if it had just been put where none was.
+
+    Raises:
+        SnapshotMismatch: its value rotted; a snapshot of it could not be restored.
+    """
+    if collection.payload is not None:
+        tenant, key, digest, _version, value = stored.row
+        if value_digest(tenant, key, value) != digest:
+            raise SnapshotMismatch(
+                f"{collection.name} {stored.key:.200}: the value is not that of its digest"
+            )
     change = Change(
         seq=0,
         collection=collection.code,
