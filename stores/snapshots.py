@@ -226,7 +226,15 @@ def _cut(connection: Connection) -> Iterator[list[ChunkRow]]:
 
 
 def _chunk_row(collection: Collection, stored: Stored) -> ChunkRow:
-    """A document as if it had just been put where none was."""
+    """A document as if it had just been put where none was.
+
+    Raises:
+        SnapshotMismatch: its value rotted; a snapshot of it could not be restored.
+    """
+    if collection.payload is not None and not is_what_was_written(stored.row):
+        raise SnapshotMismatch(
+            f"{collection.name} {stored.key:.200}: the value is not that of its digest"
+        )
     change = Change(
         seq=0,
         collection=collection.code,
@@ -238,6 +246,4 @@ def _chunk_row(collection: Collection, stored: Stored) -> ChunkRow:
         at=0,
     )
     tenant = tenant_of_key(stored.key) if collection.tenant_owned else ""
-    if collection.payload is not None and not is_what_was_written(stored.row):
-        raise SnapshotMismatch(f"a value of {tenant} is not what was written")
     return ChunkRow(change, tenant, stored.row)

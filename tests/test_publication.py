@@ -19,6 +19,7 @@ from models.recovery import (
     FailOverRequest,
     PublishStore,
     RestoreRequest,
+    SnapshotRequest,
 )
 from stores.backup_layout import segments
 from stores.changelog import identity
@@ -333,3 +334,21 @@ def test_damage_behind_a_lost_state_tree_is_said_again_and_again(world: World) -
     for _ in range(2):
         with pytest.raises(ChangelogBroken, match="without a trace"):
             world.backup.round()
+
+
+def test_a_value_that_rotted_gets_into_no_snapshot(world: World) -> None:
+    """The image holds the value's digest alone: a snapshot of the rot could not be restored."""
+    put(world, "kept", b"1")
+    world.backup.round()
+    engine = open_engine(world.primary().database)
+    with write(engine) as connection:
+        for statement in removal_sql("sqlite"):
+            connection.exec_driver_sql(statement)
+        connection.exec_driver_sql("UPDATE kv_entry SET value = x'00'")
+        for statement in trigger_sql("sqlite"):
+            connection.exec_driver_sql(statement)
+    engine.dispose()
+    with pytest.raises(ApplicationError, match="the value is not that of its digest"):
+        world.activity("snapshot_region", SnapshotRequest())
+    publish(world, build(world, store("b")))
+    assert value(world, "kept") == b"1"

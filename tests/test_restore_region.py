@@ -189,3 +189,23 @@ async def test_bad_input_names_the_field(
 ) -> None:
     with pytest.raises(ValueError, match=field):
         await recovery.start(**request_)
+
+
+async def test_what_the_store_took_while_it_was_restored_is_in_the_restored_one(
+    recovery: Recovery,
+) -> None:
+    backup, rounds = recovery.backup, []
+
+    def catch_up() -> None:  # before the first build the store gives nothing, later all it has
+        rounds.append(backup.identity.id)
+        if len(rounds) == 2:
+            backup.ship()
+
+    recovery.catch_up = catch_up  # type: ignore[method-assign]
+    TenantKV(backup.engine, "acme").put("late", b"1")
+    status = await (await recovery.start()).result()
+    assert status.state == "published" and len(rounds) >= 3
+    engine = open_engine(recovery.primary().database)
+    found = TenantKV(engine, "acme").get("late")
+    assert found is not None and found.value == b"1"
+    engine.dispose()
