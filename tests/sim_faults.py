@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from unittest.mock import patch
 
 from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine import make_url
 from sqlalchemy.engine.default import DefaultDialect
 
 import stores.snapshots
@@ -40,7 +41,7 @@ class Faults:
     def __init__(self, seed: int) -> None:
         self.now_ms = 1_790_000_000_000
         self.down: set[str] = set()
-        """Databases (URL without password) that do not answer."""
+        """Databases (URL) that do not answer."""
         self.steps = 0
         self.last = ""
         self._numbers = random.Random(f"ids/{seed}")
@@ -87,9 +88,9 @@ class Faults:
         """The same as a time."""
         return datetime.fromtimestamp(self.now_ms / 1000, UTC)
 
-    def unreachable(self, url: str) -> bool:
+    def unreachable(self, engine: Engine) -> bool:
         """Whether a database does not answer now."""
-        return url in self.down and not self._paused
+        return not self._paused and any(make_url(each) == engine.url for each in self.down)
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -133,7 +134,7 @@ class Faults:
 
         @contextmanager
         def guarded(engine: Engine) -> Iterator[Connection]:
-            if self.unreachable(str(engine.url)):
+            if self.unreachable(engine):
                 raise StoreUnavailable("unreachable", "the simulator says so")
             with real(engine) as connection:
                 yield connection
