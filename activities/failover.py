@@ -7,6 +7,7 @@ from sqlalchemy import Engine
 from temporalio import activity
 
 from activities.errors import final_errors
+from activities.heartbeats import alive, beat
 from models.buffer import DrainReport
 from models.primary import Mode, Primary
 from models.receipts import Draft
@@ -42,6 +43,7 @@ class FailOverActivities:
 
     @activity.defn
     @final_errors
+    @alive
     def degrade_region(self, request: FailOverRequest) -> Degraded:
         """Have the tenants' writes buffered from now on; a region that does so already goes on."""
         found = self._file.read()
@@ -51,6 +53,7 @@ class FailOverActivities:
 
     @activity.defn
     @final_errors
+    @alive
     def drain_buffer(self, step: DrainStore) -> Drained:
         """Stop taking writes for a moment, make the buffered ones in the store, serve from it.
 
@@ -81,9 +84,7 @@ class FailOverActivities:
 
         spool = Spool(self._spool, epoch=epoch)
         try:
-            drain_and_clear(
-                engine, spool, rebuilt=step.rebuilt, progress=activity.heartbeat, secure=secure
-            )
+            drain_and_clear(engine, spool, rebuilt=step.rebuilt, progress=beat, secure=secure)
         finally:
             spool.close()
         return recorded[0]
@@ -97,7 +98,9 @@ class FailOverActivities:
 
     def _record(self, ledger: Ledger, step: DrainStore, drained: Drained, store: str) -> Drained:
         """Write the receipt of these records, or find it: what it says is what was done."""
-        body = {**drained.model_dump(mode="json"), "reason": step.reason, "store": store}
+        # A receipt is for ever, and the name of a tenant's key is the tenant's.
+        done = drained.model_dump(mode="json", exclude={"first_conflicts"})
+        body = {**done, "reason": step.reason, "store": store}
         if step.verdict is not None:
             body["verdict"] = step.verdict.model_dump(mode="json")
         draft = Draft(
@@ -110,8 +113,8 @@ class FailOverActivities:
         )
         stored = ledger.find(draft.idempotency_key)
         if stored is not None:
-            said = {name: stored.receipt.body[name] for name in Drained.model_fields}
-            return Drained.model_validate(said)
+            said = {name: stored.receipt.body[name] for name in done}
+            return Drained.model_validate({**said, "first_conflicts": drained.first_conflicts})
         ledger.append([draft])
         return drained
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from temporalio import activity
 
 from activities.errors import final_errors
+from activities.heartbeats import alive
 from models.notices import Notice, NoticeKind, Posted
 from stores.notices import NoticeBoard
 from stores.webhook import Webhook
@@ -28,6 +29,7 @@ class NoticeActivities:
 
     @activity.defn
     @final_errors
+    @alive
     def post_notice(self, kind: NoticeKind) -> Posted:
         """Put a notice into every tenant's inbox, unless the newest one there says the same."""
         if not self._wanted():

@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from temporalio import activity
 
 from activities.errors import final_errors
-from activities.heartbeats import beating
+from activities.heartbeats import alive, beat
 from models.backup_file import Unseal
 from models.checkpoint import open_checkpoint
 from models.claim import LARGEST_CLAIM, Claim, read_claim
@@ -124,11 +124,11 @@ class RecoveryActivities:
 
     @activity.defn
     @final_errors
+    @alive
     def build_store(self, step: BuildStore) -> BuiltStore:
         """Restore into a database beside the primary; begun again it starts anew."""
         request, primary = step.request, self._primary()
-        with beating():
-            self._follower.catch_up()
+        self._follower.catch_up()
         source = request.store or self._backed_up(primary)
         note = request.head.encode() if request.head else self._witness.head(self._region, source)
         if note is None:
@@ -145,11 +145,11 @@ class RecoveryActivities:
             restorer = Restorer(
                 reader,
                 checkpoints=[open_checkpoint(each, [public]) for each in notes],
-                progress=activity.heartbeat,
+                progress=beat,
             )
             epoch = self._free_epoch(primary.epoch, step.restored, source)
             target = Target(engine, step.restored, epoch)
-            with pinned(self._objects, self._region, step.workflow, beat=activity.heartbeat):
+            with pinned(self._objects, self._region, step.workflow, beat=beat):
                 report = restorer.restore(target, note, request.goal)
         except NothingToRestore as error:
             former = self._restored_from(source, primary.epoch)
@@ -165,6 +165,7 @@ class RecoveryActivities:
 
     @activity.defn
     @final_errors
+    @alive
     def certify_store(self, step: CertifyStore) -> str:
         """Sign the certificate and keep it here and in the backup; where it is here."""
         built = step.built
@@ -184,6 +185,7 @@ class RecoveryActivities:
 
     @activity.defn
     @final_errors
+    @alive
     def publish_store(self, step: PublishStore) -> Published:
         """Fence the old primary, write the receipt into the new one, and point at it."""
         primary = self._primary()
@@ -210,6 +212,7 @@ class RecoveryActivities:
 
     @activity.defn
     @final_errors
+    @alive
     def discard_store(self, restored: str) -> bool:
         """Throw away what a restore built; false when it is the primary by now."""
         primary = self._primary()

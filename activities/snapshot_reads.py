@@ -7,6 +7,7 @@ from sqlalchemy.engine import URL, make_url
 from temporalio import activity
 
 from activities.errors import final_errors
+from activities.heartbeats import alive, beat
 from models.backup_file import Unseal
 from models.checkpoint import PublicKey
 from models.recovery import CloseSnapshot, OpenedSnapshot
@@ -50,6 +51,7 @@ class SnapshotReadActivities:
 
     @activity.defn
     @final_errors
+    @alive
     def open_snapshot(self, scratch: str) -> OpenedSnapshot:
         """Have the buffer answer for what was in the store as well, as of its newest snapshot.
 
@@ -73,6 +75,7 @@ class SnapshotReadActivities:
 
     @activity.defn
     @final_errors
+    @alive
     def close_snapshot(self, step: CloseSnapshot) -> int:
         """Remove the scratch stores that are not read any more; how many they are."""
         primary = self._primary()
@@ -94,7 +97,7 @@ class SnapshotReadActivities:
         base = self._reader(primary).base(before=self._reader(primary).expected(note).size)
         engine = open_scratch(url)
         try:
-            restorer = Restorer(self._reader(primary), progress=activity.heartbeat)
+            restorer = Restorer(self._reader(primary), progress=beat)
             restorer.restore(
                 Target(engine, scratch, primary.epoch), note, Goal(seq=base.manifest.seq)
             )

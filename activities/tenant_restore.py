@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 from temporalio import activity
 
 from activities.errors import final_errors
+from activities.heartbeats import alive, beat
 from activities.recovery import Follower
 from models.backup_file import Unseal
 from models.receipts import Draft
@@ -73,6 +74,7 @@ class TenantActivities:
 
     @activity.defn
     @final_errors
+    @alive
     def copy_tenant(self, step: CopyTenant) -> TenantCopy:
         """Bring a tenant out of the backup into quarantine; nothing is kept of an erased one."""
         request, public = step.request, [self._key.public(self._region)]
@@ -88,9 +90,7 @@ class TenantActivities:
             )
         reader = BackupReader(self._objects, self._region, source, public, self._unseal)
         with scratch_database() as engine:
-            report = copy_tenant(
-                reader, request.tenant, note, request.goal, engine, activity.heartbeat
-            )
+            report = copy_tenant(reader, request.tenant, note, request.goal, engine, beat)
             if report.erased or report.gap is not None:
                 return TenantCopy(report=report, directory="")
             items = TenantKV(engine, request.tenant).items()
@@ -99,6 +99,7 @@ class TenantActivities:
 
     @activity.defn
     @final_errors
+    @alive
     def compare_tenant(self, step: CompareTenant) -> Comparison:
         """Say what restoring the copy in place would do to the tenant as it is now."""
         self._require_normal()
@@ -108,6 +109,7 @@ class TenantActivities:
 
     @activity.defn
     @final_errors
+    @alive
     def apply_tenant(self, step: ApplyTenant) -> AppliedTenant:
         """Write the plan into the live tenant, between two receipts; once, however often tried.
 
@@ -132,6 +134,7 @@ class TenantActivities:
 
     @activity.defn
     @final_errors
+    @alive
     def discard_copy(self, step: CompareTenant) -> None:
         """Throw a copy away."""
         self._quarantine.discard(step.tenant, step.copy_id)
@@ -157,7 +160,7 @@ class TenantActivities:
             engine.dispose()
 
     def _go_on(self, done: int) -> None:
-        activity.heartbeat("writing", done)
+        beat("writing", done)
         try:
             self._require_normal()
         except RegionNotNormal as error:  # begun: it is to be ended when it can be

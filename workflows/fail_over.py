@@ -29,7 +29,7 @@ from models.recovery import (
 )
 from models.recovery_incident import JudgeFailOver
 from workflows.journey import STATE
-from workflows.recovery_steps import PERSISTENT, QUICK, judged, recovery_step, source
+from workflows.recovery_steps import HEARTBEAT, PERSISTENT, QUICK, judged, recovery_step, source
 from workflows.regions import plain_words
 
 DRAIN = timedelta(hours=1)
@@ -138,7 +138,7 @@ class FailOver:
                     result_type=OpenedSnapshot,
                     summary="restore the newest snapshot on the side, for reading",
                     start_to_close_timeout=DRAIN,
-                    heartbeat_timeout=QUICK,
+                    heartbeat_timeout=HEARTBEAT,
                     retry_policy=PERSISTENT,
                     cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
                 )

@@ -18,11 +18,12 @@ from models.recovery_incident import (
 )
 from workflows.regions import plain_words
 
-HEARTBEAT = timedelta(seconds=60)
+HEARTBEAT = timedelta(seconds=30)
+"""Without one for so long its process is taken for dead, and the step is tried again."""
 QUICK = timedelta(minutes=1)
 STEP = timedelta(minutes=5)
 LONG = timedelta(hours=6)
-"""What reads a whole backup; such a step heartbeats."""
+"""What reads a whole backup."""
 JUDGING = timedelta(minutes=10)
 PERSISTENT = RetryPolicy(
     initial_interval=timedelta(seconds=1), maximum_interval=timedelta(minutes=1)
@@ -37,7 +38,6 @@ async def recovery_step(
     result: type[_Result],
     summary: str,
     limit: timedelta = STEP,
-    heartbeat: timedelta | None = None,
     within: timedelta | None = None,
 ) -> _Result:
     """Run one activity; only what it refuses for good is an error.
@@ -53,7 +53,7 @@ async def recovery_step(
         summary=summary,
         start_to_close_timeout=limit,
         schedule_to_close_timeout=within,
-        heartbeat_timeout=heartbeat,
+        heartbeat_timeout=HEARTBEAT,
         retry_policy=PERSISTENT,
     )
     return found

@@ -19,7 +19,7 @@ from models.recovery import (
 from models.recovery_incident import JudgeRestore
 from models.restore import RestoreReport
 from workflows.journey import STATE
-from workflows.recovery_steps import HEARTBEAT, LONG, judged, recovery_step, source
+from workflows.recovery_steps import LONG, judged, recovery_step, source
 from workflows.regions import plain_words
 
 PATIENCE = timedelta(days=7)
@@ -92,7 +92,6 @@ class RestoreRegion:
             BuiltStore,
             "restore beside the store, and prove it",
             LONG,
-            HEARTBEAT,
         )
         self._status.report = report = built.report
         if request.dry_run:

@@ -18,7 +18,7 @@ from models.tenant_restore import (
     TenantStatus,
 )
 from workflows.journey import STATE
-from workflows.recovery_steps import HEARTBEAT, LONG, recovery_step
+from workflows.recovery_steps import LONG, recovery_step
 from workflows.regions import plain_words
 
 PATIENCE = timedelta(days=1)
@@ -91,7 +91,7 @@ class RestoreTenant:
         self._enter("copying")
         step = CopyTenant(request=request, copy_id=copy_id, workflow=workflow.info().workflow_id)
         self._status.copied = copied = await recovery_step(
-            "copy_tenant", step, TenantCopy, "bring the tenant out of the backup", LONG, HEARTBEAT
+            "copy_tenant", step, TenantCopy, "bring the tenant out of the backup", LONG
         )
         report = copied.report
         if report.erased:
@@ -148,7 +148,7 @@ class RestoreTenant:
             workflow=workflow.info().workflow_id,
         )
         self._status.applied = await recovery_step(
-            "apply_tenant", step, AppliedTenant, "write what differs", LONG, HEARTBEAT
+            "apply_tenant", step, AppliedTenant, "write what differs", LONG
         )
 
     async def _discard(self, look: CompareTenant) -> None:

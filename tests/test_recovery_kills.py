@@ -1,0 +1,204 @@
+"""A recovery process killed at any effect of a failover: another one brings that to its end."""
+
+import asyncio
+import contextlib
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from build_harness import server
+from embedded import environment
+from temporalio.client import Client
+
+from gateway.kv_mode import ModeUnavailable, RegionMode
+from models.receipts import Draft
+from models.recovery import FailOverRequest, FailOverStatus
+from stores.chain_check import check_ledger
+from stores.changelog import identity
+from stores.changelog import last_seq as last_change
+from stores.kv import TenantKV
+from stores.ledger import Ledger
+from stores.pointer import PrimaryEngine, PrimaryPointer
+from stores.sql import StoreUnavailable, open_engine, read
+from workers.settings import load_region, region_file
+from workers.stack_plan import Options, set_up
+from workers.supervisor import die_with_parent
+from workers.temporal_setup import RECOVERY_QUEUE, ensure
+
+SEED = int(os.environ.get("CHAINRING_FAULT_SEED", "1"))
+COUNT = int(os.environ.get("CHAINRING_FAULT_POINTS", "3"))
+POINTS = [
+    f"{what} {when} {number}"
+    for what, number in (
+        ("switch", 1),  # into buffered mode
+        ("target", 1),
+        ("settle", 1),
+        ("put:epochs", 1),
+        ("fence", 1),
+        ("receipt", 1),
+        ("point", 1),
+        ("put:certificates", 1),
+        ("put:snapshots", 1),  # of the restored store, before its buffer is drained
+        ("put:changelog", 1),
+        ("witness", 1),
+        ("switch", 2),  # draining
+        ("receipt", 2),
+        ("clear", 1),
+        ("switch", 3),  # normal
+    )
+    for when in ("before", "after")
+]
+HERE = Path(__file__).parent
+TENANT = "acme"
+
+pytestmark = [pytest.mark.fault, pytest.mark.timeout(1800)]
+
+
+def config(regions: list[str]) -> str:
+    parts = [f"[tenants]\ntotal_tenants = {len(regions)}\nshards = {len(regions)}\n"]
+    parts += [
+        f'[regions.{each}]\nname = "{each}"\ncatalog_shard = {n}\nreceipt_partition = {n}\n'
+        for n, each in enumerate(regions, start=1)
+    ]
+    return "\n".join(parts)
+
+
+class Region:
+    """A region whose gateway is this process, and whose recovery process dies once."""
+
+    def __init__(self, name: str, point: str) -> None:
+        self.addresses = load_region(name)
+        self.name, self.point = name, point
+        self.place = region_file(name).parent
+        self.told: dict[str, bytes] = {}
+        self.pointer = PrimaryPointer(self.place / "primary.json")
+        engine = PrimaryEngine(self.addresses.database, self.pointer)
+        self.mode = RegionMode(engine, name, self.addresses.recovery)
+
+    @contextlib.contextmanager
+    def process(self) -> Iterator["subprocess.Popen[bytes]"]:
+        home = self.place.parent.parent
+        with (self.place / "recovery.log").open("ab") as log:
+            found = subprocess.Popen(
+                [sys.executable, str(HERE / "recovery_process.py"), self.name, self.point],
+                env=environment(home) | {"PYTHONPATH": f"{HERE.parent}:{HERE}"},
+                stderr=log,
+                preexec_fn=die_with_parent,
+            )
+        try:
+            yield found
+        finally:
+            found.kill()
+            found.wait()
+
+    async def write(self, until: asyncio.Event) -> None:
+        """What a tenant writes; an error is no acknowledgement."""
+        number = 0
+        while not until.is_set():
+            key, number = f"k{number}", number + 1
+            with contextlib.suppress(ModeUnavailable, StoreUnavailable):
+                serving = await self.mode.serving()
+                keys = serving.keys(TENANT, None)
+                await self.mode.call(serving, lambda k=key, on=keys: on.put(k, k.encode()))
+                self.told[key] = key.encode()
+            await asyncio.sleep(0.05)
+
+    def backed_up(self) -> bool:
+        engine = open_engine(self.addresses.database)
+        try:
+            with read(engine) as connection:
+                newest = last_change(connection)
+            assert self.addresses.backup is not None
+            note = self.addresses.backup.witness / (
+                f"{self.name}-state-{identity(engine, self.name).id}.note"
+            )
+            return note.exists() and int(note.read_text().splitlines()[1]) >= newest
+        finally:
+            engine.dispose()
+
+
+async def until(holds, seconds: float = 120) -> None:
+    for _ in range(int(seconds * 10)):
+        if holds():
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError("it does not come")
+
+
+async def killed_at(client: Client, region: Region) -> None:
+    engine = open_engine(region.addresses.database)
+    ledger = Ledger(engine, region.name)
+    ledger.append([Draft(kind="test.done", actor="ana", subject="x", idempotency_key="1")])
+    over, follow = asyncio.Event(), asyncio.create_task(region.mode.follow())
+    writing = asyncio.create_task(region.write(over))
+    with region.process() as first:
+        await until(lambda: len(region.told) > 10 and region.backed_up())
+        for path in region.place.glob("region.db*"):
+            path.unlink()
+        (region.place / "armed").touch()
+        regional = await Client.connect(
+            client.service_client.config.target_host,
+            namespace=region.name,
+            data_converter=client.data_converter,
+        )
+        handle = await regional.start_workflow(
+            "FailOver",
+            FailOverRequest(actor="ana", reason="disk lost"),
+            id=f"failover/{region.name}/1",
+            task_queue=RECOVERY_QUEUE,
+            result_type=FailOverStatus,
+        )
+        await until(lambda: first.poll() is not None)
+    assert (region.place / "killed").exists(), f"{region.point}: it ended by itself"
+    with region.process():
+        status = await asyncio.wait_for(handle.result(), 150)
+        await asyncio.sleep(0.5)
+    over.set()
+    await writing
+    follow.cancel()
+    await region.mode.close()
+    assert status.state == "normal" and status.drained is not None
+    assert (status.drained.pending, status.drained.conflicts) == (0, 0), region.point
+    check(region)
+    engine.dispose()
+
+
+def check(region: Region) -> None:
+    """One primary, that holds all that was acknowledged, and whose ledger verifies."""
+    primary = region.pointer.read()
+    assert primary is not None and primary.epoch >= 2
+    engine = open_engine(primary.database)
+    held = {key: value.value for key, value in TenantKV(engine, TENANT).items()}
+    missing = {key for key, value in region.told.items() if held.get(key) != value}
+    assert missing == set(), region.point
+    check_ledger(Ledger(engine, region.name))
+    kinds = [each.kind for each in Ledger(engine, region.name).read()]
+    assert kinds.count("region.restored") == 1, region.point
+    left = [each for each in region.place.glob("region*.db") if str(each) not in primary.database]
+    assert left == [], region.point
+    engine.dispose()
+
+
+async def test_a_recovery_process_killed_anywhere_is_followed_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHAINRING_HOME", str(tmp_path / "home"))
+    points = random.Random(SEED).sample(POINTS, min(COUNT, len(POINTS)))
+    names = [f"r{number}" for number in range(len(points))]
+    (tmp_path / "fleet.toml").write_text(config(names))
+    set_up(Options(config=tmp_path / "fleet.toml", temporal_port=0))
+    async with server() as client:
+        await ensure(client, names)
+        address = client.service_client.config.target_host
+        for name in names:
+            file = tmp_path / "home" / "regions" / name / "addresses.json"
+            old = load_region(name)
+            temporal = old.temporal.model_copy(update={"address": address})
+            file.write_text(old.model_copy(update={"temporal": temporal}).model_dump_json())
+        regions = [Region(name, point) for name, point in zip(names, points, strict=True)]
+        for some in range(0, len(regions), 4):
+            await asyncio.gather(*(killed_at(client, each) for each in regions[some : some + 4]))
