@@ -1,4 +1,4 @@
-"""The order of the suite: files that take long begin first, or its end would wait for one of them."""
+"""The order of the suite: what takes long begins first, or the end would wait for it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""One region's recovery process, which kills itself: ``recovery_process.py eu "fence after 1"``.
+"""One region's recovery process, which kills itself: ``recovery_process.py eu "clear after 1"``.
 
 From the moment that the file ``armed`` is in the region's directory it counts the calls of one
 effect, dies ``before`` or ``after`` the n-th one does its work, and leaves the file ``killed``. The
@@ -27,7 +27,6 @@ EFFECTS: dict[str, tuple[Any, str]] = {
     "witness": (Witness, "admit"),
     "target": (recovery, "create_target"),
     "settle": (recovery, "settle"),
-    "fence": (recovery, "fence"),
     "receipt": (Ledger, "append"),
     "point": (PrimaryPointer, "move"),
     "switch": (PrimaryFile, "switch"),

@@ -251,5 +251,5 @@ def test_a_value_that_rotted_gets_neither_into_a_snapshot_nor_into_a_segment(bac
         connection.execute(text("UPDATE changelog SET payload = :p WHERE payload = :w"), turned)
     backup.ship()
     rot(backup.engine, "UPDATE kv_entry SET value = 'x' WHERE tenant = 'acme'")
-    with pytest.raises(SnapshotMismatch, match="acme.*not that of its digest"):
+    with pytest.raises(SnapshotMismatch, match=r"acme.*not that of its digest"):
         backup.snapshot()

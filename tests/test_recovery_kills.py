@@ -23,6 +23,7 @@ from stores.changelog import last_seq as last_change
 from stores.kv import TenantKV
 from stores.ledger import Ledger
 from stores.pointer import PrimaryEngine, PrimaryPointer
+from stores.spool import SpoolError
 from stores.sql import StoreUnavailable, open_engine, read
 from workers.settings import load_region, region_file
 from workers.stack_plan import Options, set_up
@@ -38,7 +39,6 @@ POINTS = [
         ("target", 1),
         ("settle", 1),
         ("put:epochs", 1),
-        ("fence", 1),
         ("receipt", 1),
         ("point", 1),
         ("put:certificates", 1),
@@ -100,7 +100,7 @@ class Region:
         number = 0
         while not until.is_set():
             key, number = f"k{number}", number + 1
-            with contextlib.suppress(ModeUnavailable, StoreUnavailable):
+            with contextlib.suppress(ModeUnavailable, StoreUnavailable, SpoolError):
                 serving = await self.mode.serving()
                 keys = serving.keys(TENANT, None)
                 await self.mode.call(serving, lambda k=key, on=keys: on.put(k, k.encode()))
@@ -132,7 +132,7 @@ async def until(holds, seconds: float = 120) -> None:
 async def killed_at(client: Client, region: Region) -> None:
     engine = open_engine(region.addresses.database)
     ledger = Ledger(engine, region.name)
-    ledger.append([Draft(kind="test.done", actor="ana", subject="x", idempotency_key="1")])
+    ledger.append([Draft(kind="test.done", actor="ana", subject="x", body={}, idempotency_key="1")])
     over, follow = asyncio.Event(), asyncio.create_task(region.mode.follow())
     writing = asyncio.create_task(region.write(over))
     with region.process() as first:
@@ -172,7 +172,7 @@ def check(region: Region) -> None:
     primary = region.pointer.read()
     assert primary is not None and primary.epoch >= 2
     engine = open_engine(primary.database)
-    held = {key: value.value for key, value in TenantKV(engine, TENANT).items()}
+    held = {each.key.decode(): each.value for each in TenantKV(engine, TENANT).items()}
     missing = {key for key, value in region.told.items() if held.get(key) != value}
     assert missing == set(), region.point
     check_ledger(Ledger(engine, region.name))

@@ -37,7 +37,8 @@ async def ensure(client: Client, regions: list[str]) -> None:
     """Create what is missing, in the control plane's namespace and one a region."""
     for region in regions:
         await _ensure_namespace(client, region)
-    await _ensure_search_attributes(client)
+    for namespace in (client.namespace, *regions):  # each has names of its own for them
+        await _ensure_search_attributes(client, namespace)
     await _ensure_endpoints(client, regions)
 
 
@@ -51,8 +52,7 @@ async def _ensure_namespace(client: Client, name: str) -> None:
             raise
 
 
-async def _ensure_search_attributes(client: Client) -> None:
-    namespace = client.namespace
+async def _ensure_search_attributes(client: Client, namespace: str) -> None:
     known = await client.operator_service.list_search_attributes(
         ListSearchAttributesRequest(namespace=namespace)
     )
