@@ -73,11 +73,12 @@ class Builder:
         signers: Path,
         signing: Signing = KEY,
         keyless: KeylessAddress | None = None,
+        database: str = "",
     ) -> None:
         home.mkdir(parents=True, exist_ok=True)
         self.home = home
         self.layout = ImageLayout(home / "releases")
-        engine = open_engine(f"sqlite:///{home}/control.db")
+        engine = open_engine(database or f"sqlite:///{home}/control.db")
         create_all(engine)
         self.ledger = Ledger(engine, CONTROL_LEDGER)
         self.trust = home / "trust.json"

