@@ -75,6 +75,7 @@ class Region:
         self.name, self.point = name, point
         self.place = region_file(name).parent
         self.told: dict[str, bytes] = {}
+        self.turn = asyncio.Lock()
         self.pointer = PrimaryPointer(self.place / "primary.json")
         engine = PrimaryEngine(self.addresses.database, self.pointer)
         self.mode = RegionMode(engine, name, self.addresses.recovery)
@@ -100,12 +101,16 @@ class Region:
         number = 0
         while not until.is_set():
             key, number = f"k{number}", number + 1
-            with contextlib.suppress(ModeUnavailable, StoreUnavailable, SpoolError):
-                serving = await self.mode.serving()
-                keys = serving.keys(TENANT, None)
-                await self.mode.call(serving, lambda k=key, on=keys: on.put(k, k.encode()))
-                self.told[key] = key.encode()
+            async with self.turn:
+                await self._put(key)
             await asyncio.sleep(0.05)
+
+    async def _put(self, key: str) -> None:
+        with contextlib.suppress(ModeUnavailable, StoreUnavailable, SpoolError):
+            serving = await self.mode.serving()
+            keys = serving.keys(TENANT, None)
+            await self.mode.call(serving, lambda k=key, on=keys: on.put(k, k.encode()))
+            self.told[key] = key.encode()
 
     def backed_up(self) -> bool:
         engine = open_engine(self.addresses.database)
@@ -136,9 +141,12 @@ async def killed_at(client: Client, region: Region) -> None:
     over, follow = asyncio.Event(), asyncio.create_task(region.mode.follow())
     writing = asyncio.create_task(region.write(over))
     with region.process() as first:
-        await until(lambda: len(region.told) > 10 and region.backed_up())
-        for path in region.place.glob("region.db*"):
-            path.unlink()
+        await until(lambda: len(region.told) > 10)
+        # What was acknowledged within the lag before a disk is lost, is lost with it.
+        async with region.turn:
+            await until(region.backed_up)
+            for path in region.place.glob("region.db*"):
+                path.unlink()
         (region.place / "armed").touch()
         regional = await Client.connect(
             client.service_client.config.target_host,
