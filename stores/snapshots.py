@@ -101,6 +101,7 @@ class Snapshotter:
     def _snapshot(self, progress: Progress) -> Snapshot:
         with read(self._engine) as connection, LeafSpool() as leaves:
             with self._shipper.alone:  # or the backup could be past what this transaction sees
+                self._shipper.position()  # a backup that begins only now begins before it
                 identity = identity_in(connection, self._shipper.region)
                 seq = last_seq(connection)
                 receipts = Ledger(self._engine, identity.region).head(connection=connection).size
