@@ -62,8 +62,7 @@ def own_server() -> Iterator[PostgresServer]:
     finally:
         with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):
             process = process_of(found)
-            for each in [process, *process.children()]:
-                each.send_signal(signal.SIGCONT)
+            signal_family(process, signal.SIGCONT)
             process.send_signal(signal.SIGQUIT)
             process.wait(10)
         shutil.rmtree(directory, ignore_errors=True)
@@ -72,6 +71,13 @@ def own_server() -> Iterator[PostgresServer]:
 def process_of(found: PostgresServer) -> psutil.Process:
     """The first process of a server that runs."""
     return psutil.Process(int((found.pgdata / "postmaster.pid").read_text().split()[0]))
+
+
+def signal_family(first: psutil.Process, number: signal.Signals) -> None:
+    """Signal a server's processes; one that served a single connection may end meanwhile."""
+    for each in [first, *first.children()]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.send_signal(number)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from postgres import own_server, process_of
+from postgres import own_server, process_of, signal_family
 from recovery_harness import REGION, Backup
 from sqlalchemy import Engine, text
 from tampering import rot
@@ -161,14 +161,11 @@ def test_a_postgresql_that_hangs_or_is_gone_is_down(tmp_path: Path):
         probing = Probing(prober(made).probe)
         while not any(each.outcome == "ok" for each in probing.step(QUICK, 1.0)):
             pass
-        family = [process, *process.children()]
-        for each in family:
-            each.send_signal(signal.SIGSTOP)
+        signal_family(process, signal.SIGSTOP)
         found = watch(probing)
         assert found.verdict and found.verdict.fault == "down"
         assert all("no answer" in each.why for each in found.bad)
-        for each in family:
-            each.send_signal(signal.SIGCONT)
+        signal_family(process, signal.SIGCONT)
         while not found.recovered:  # the probes that hung, and new ones, are answered
             for probe in probing.step(QUICK, 1.0):
                 found = found.after(probe)
