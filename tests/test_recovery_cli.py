@@ -19,7 +19,7 @@ from test_validate_backup import flip_a_chunk
 from typer.testing import CliRunner
 
 from models.backup_retention import NONE, Limits
-from workers.cli import backup, drills, drills_history
+from workers.cli import backup, drills, drills_history, recovery_runs
 from workers.cli.ledgers import LedgerPlace
 from workers.cli.recovery import app
 
@@ -41,9 +41,9 @@ async def recovery(
             address, namespace=namespace, data_converter=pydantic_data_converter
         )
 
-    for module in (drills, backup):
+    for module in (drills, recovery_runs):
         monkeypatch.setattr(module, "region_client", region_client)
-        monkeypatch.setattr(module, "RECOVERY_QUEUE", QUEUE)
+    monkeypatch.setattr(recovery_runs, "RECOVERY_QUEUE", QUEUE)
     async with recovery_worker(tmp_path, plane.client) as made:
         place = LedgerPlace(REGION, made.url, made.backup.key.path)
         monkeypatch.setattr(drills_history, "find_ledger", lambda _name: place)

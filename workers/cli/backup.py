@@ -1,11 +1,9 @@
 """`chainring backup`: what is kept of a region outside its store, and a snapshot by hand."""
 
-import contextlib
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
-from temporalio.client import Client, WorkflowFailureError
 
 from models.prune import PruneRequest, PruneStatus
 from models.recovery import SnapshotReport, SnapshotRequest
@@ -17,9 +15,9 @@ from stores.objects import ObjectError
 from stores.witness import Witness, open_head
 from workers.backup_places import open_objects
 from workers.cli.output import NEGATIVE, UNREACHABLE, emit_json, emit_table, fail
-from workers.cli.temporal import next_id, region_client, run
+from workers.cli.recovery_runs import begin, ended
+from workers.cli.temporal import run
 from workers.settings import load_region, primary_pointer
-from workers.temporal_setup import RECOVERY_QUEUE
 
 app = typer.Typer(help="Backups of the regions' stores.", no_args_is_help=True)
 
@@ -124,17 +122,9 @@ def _validation_rows(status: ValidationStatus) -> list[list[str]]:
 
 
 async def _validate(region: str, request: ValidateRequest) -> ValidationStatus:
-    client: Client = await region_client(region)
-    started = await client.start_workflow(
-        "ValidateBackup",
-        request,
-        id=await next_id(client, "ValidateBackup", f"validate/{region}"),
-        task_queue=RECOVERY_QUEUE,
-        result_type=ValidationStatus,
-    )
-    with contextlib.suppress(WorkflowFailureError):  # its status says why
-        await started.result()
-    status: ValidationStatus = await started.query("status", result_type=ValidationStatus)
+    prefix = f"validate/{region}"
+    handle = await begin(region, "ValidateBackup", prefix, request, ValidationStatus)
+    _, status = await ended(handle, ValidationStatus)
     return status
 
 
@@ -182,28 +172,12 @@ def _prune_rows(status: PruneStatus) -> list[list[str]]:
 
 
 async def _prune(region: str, request: PruneRequest) -> PruneStatus:
-    client: Client = await region_client(region)
-    started = await client.start_workflow(
-        "PruneBackup",
-        request,
-        id=await next_id(client, "PruneBackup", f"prune/{region}"),
-        task_queue=RECOVERY_QUEUE,
-        result_type=PruneStatus,
-    )
-    with contextlib.suppress(WorkflowFailureError):  # its status says why
-        await started.result()
-    status: PruneStatus = await started.query("status", result_type=PruneStatus)
+    handle = await begin(region, "PruneBackup", f"prune/{region}", request, PruneStatus)
+    _, status = await ended(handle, PruneStatus)
     return status
 
 
 async def _snapshot(region: str, request: SnapshotRequest) -> SnapshotReport:
-    client: Client = await region_client(region)
-    started = await client.start_workflow(
-        "SnapshotRegion",
-        request,
-        id=await next_id(client, "SnapshotRegion", f"snapshot/{region}"),
-        task_queue=RECOVERY_QUEUE,
-        result_type=SnapshotReport,
-    )
-    report: SnapshotReport = await started.result()
-    return report
+    prefix = f"snapshot/{region}"
+    handle = await begin(region, "SnapshotRegion", prefix, request, SnapshotReport)
+    return await handle.result()

@@ -1,18 +1,16 @@
 """Commands of `chainring recovery` that talk to a region: rehearse, and decide about incidents."""
 
-import contextlib
 from typing import Annotated, Literal
 
 import typer
-from temporalio.client import WorkflowFailureError
 
 from models.drill import DrillRequest, DrillStatus
 from models.incident import IncidentState
 from models.recovery_incident import RecoveryIncidentStatus
 from models.rollout import Decision
 from workers.cli.output import NEGATIVE, OK, console, emit_json, emit_table
-from workers.cli.temporal import next_id, region_client, run
-from workers.temporal_setup import RECOVERY_QUEUE
+from workers.cli.recovery_runs import Run, begin, ended
+from workers.cli.temporal import region_client, run
 
 RegionArg = Annotated[str, typer.Argument(help="the region's code, such as eu")]
 IdArg = Annotated[
@@ -77,18 +75,10 @@ def _decide(region: str, incident: str, update: str, decision: Decision) -> None
     console.print(f"{incident}: {status.state}", highlight=False)
 
 
-async def _drill(region: str, request: DrillRequest) -> tuple[str, DrillStatus]:
-    client = await region_client(region)
-    handle = await client.start_workflow(
-        "RecoveryDrill",
-        request,
-        id=await next_id(client, "RecoveryDrill", f"drill/{region}"),
-        task_queue=RECOVERY_QUEUE,
-        result_type=DrillStatus,
-    )
-    with contextlib.suppress(WorkflowFailureError):  # its status says why
-        await handle.result()
-    return handle.id, await handle.query("status", result_type=DrillStatus)
+async def _drill(region: str, request: DrillRequest) -> Run[DrillStatus]:
+    prefix = f"drill/{region}"
+    handle = await begin(region, "RecoveryDrill", prefix, request, DrillStatus)
+    return await ended(handle, DrillStatus)
 
 
 async def _open(region: str) -> list[RecoveryIncidentStatus]:

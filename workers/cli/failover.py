@@ -1,14 +1,14 @@
 """`chainring failover`: keep a region's tenants writing while its store is brought back."""
 
-import contextlib
 from typing import Annotated
 
 import typer
-from temporalio.client import WorkflowFailureError, WorkflowHandle
+from temporalio.client import WorkflowHandle
 
 from activities.watching import start_failover
 from models.recovery import FailOverRequest, FailOverStatus
 from workers.cli.output import NEGATIVE, OK, emit_json, emit_table, errors
+from workers.cli.recovery_runs import Run, ended, standing
 from workers.cli.temporal import region_client, run
 from workers.temporal_setup import RECOVERY_QUEUE
 
@@ -42,10 +42,10 @@ def status(
     as_json: JsonOpt = False,
 ) -> None:
     """How far a failover is."""
-    _show(run(_status(region, workflow)), as_json)
+    _show(run(standing(region, workflow, FailOverStatus)), as_json)
 
 
-async def _start(region: str, request: FailOverRequest, wait: bool) -> tuple[str, FailOverStatus]:
+async def _start(region: str, request: FailOverRequest, wait: bool) -> Run[FailOverStatus]:
     client = await region_client(region)
     started = await start_failover(client, RECOVERY_QUEUE, request)
     if started.found:
@@ -54,18 +54,11 @@ async def _start(region: str, request: FailOverRequest, wait: bool) -> tuple[str
         started.workflow, result_type=FailOverStatus
     )
     if wait:
-        with contextlib.suppress(WorkflowFailureError):  # the status says why
-            await handle.result()
-    return handle.id, await handle.query("status", result_type=FailOverStatus)
+        return await ended(handle, FailOverStatus)
+    return await standing(region, handle.id, FailOverStatus)
 
 
-async def _status(region: str, workflow: str) -> tuple[str, FailOverStatus]:
-    client = await region_client(region)
-    handle = client.get_workflow_handle(workflow)
-    return workflow, await handle.query("status", result_type=FailOverStatus)
-
-
-def _show(found: tuple[str, FailOverStatus], as_json: bool) -> None:
+def _show(found: Run[FailOverStatus], as_json: bool) -> None:
     workflow, status = found
     if as_json:
         emit_json({"workflow": workflow, **status.model_dump(mode="json")})

@@ -1,16 +1,15 @@
 """`chainring restore`: bring a region's store back, beside the live one, and decide about gaps."""
 
-import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from temporalio.client import Client, WorkflowHandle
 
 from models.recovery import GapDecision, RestoreRequest, RestoreStatus
 from models.restore import Goal
 from workers.cli.output import NEGATIVE, OK, USAGE, emit_json, emit_table, fail
+from workers.cli.recovery_runs import Run, begin, decided, settled, standing
 from workers.cli.restore_tenant import (
     tenant,
     tenant_apply,
@@ -18,8 +17,7 @@ from workers.cli.restore_tenant import (
     tenant_status,
     tenant_verify,
 )
-from workers.cli.temporal import next_id, region_client, run
-from workers.temporal_setup import RECOVERY_QUEUE
+from workers.cli.temporal import run
 
 app = typer.Typer(help="Restore a region's store from its backup.", no_args_is_help=True)
 
@@ -77,7 +75,7 @@ def start(
 @app.command()
 def status(region: RegionArg, workflow: IdArg, as_json: JsonOpt = False) -> None:
     """How far a restore is, and what it has proved."""
-    _show(run(_status(region, workflow)), as_json)
+    _show(run(standing(region, workflow, RestoreStatus)), as_json)
 
 
 @app.command("accept-gap")
@@ -89,7 +87,7 @@ def accept_gap(
     Example: chainring restore accept-gap eu restore/eu/1 --actor ana --reason "bucket lost them"
     """
     decision = GapDecision(actor=actor, reason=reason)
-    _show(run(_decide(region, workflow, "accept_gap", decision)), as_json)
+    _show(run(decided(region, workflow, "accept_gap", decision, RestoreStatus, OVER)), as_json)
 
 
 @app.command("give-up")
@@ -98,7 +96,7 @@ def give_up(
 ) -> None:
     """Publish nothing; what was built is thrown away."""
     decision = GapDecision(actor=actor, reason=reason)
-    _show(run(_decide(region, workflow, "give_up", decision)), as_json)
+    _show(run(decided(region, workflow, "give_up", decision, RestoreStatus, OVER)), as_json)
 
 
 def _read(path: Path | None) -> str | None:
@@ -108,45 +106,15 @@ def _read(path: Path | None) -> str | None:
         fail(f"head: {path}: {error.strerror}", USAGE)
 
 
-async def _start(region: str, request: RestoreRequest, wait: bool) -> tuple[str, RestoreStatus]:
-    client: Client = await region_client(region)
-    handle = await client.start_workflow(
-        "RestoreRegion",
-        request,
-        id=await next_id(client, "RestoreRegion", f"restore/{region}"),
-        task_queue=RECOVERY_QUEUE,
-        result_type=RestoreStatus,
-    )
+async def _start(region: str, request: RestoreRequest, wait: bool) -> Run[RestoreStatus]:
+    prefix = f"restore/{region}"
+    handle = await begin(region, "RestoreRegion", prefix, request, RestoreStatus)
     if wait:
-        return handle.id, await _settled(handle)
-    return handle.id, await handle.query("status", result_type=RestoreStatus)
+        return await settled(handle, RestoreStatus, OVER)
+    return await standing(region, handle.id, RestoreStatus)
 
 
-async def _settled(handle: "WorkflowHandle[object, RestoreStatus]") -> RestoreStatus:
-    """The status at the end, or as soon as a person must decide."""
-    while True:
-        found: RestoreStatus = await handle.query("status", result_type=RestoreStatus)
-        if found.state in (*OVER, "waiting"):
-            return found
-        await asyncio.sleep(0.5)
-
-
-async def _status(region: str, workflow: str) -> tuple[str, RestoreStatus]:
-    client = await region_client(region)
-    handle = client.get_workflow_handle(workflow)
-    return workflow, await handle.query("status", result_type=RestoreStatus)
-
-
-async def _decide(
-    region: str, workflow: str, what: str, decision: GapDecision
-) -> tuple[str, RestoreStatus]:
-    client = await region_client(region)
-    handle = client.get_workflow_handle(workflow)
-    await handle.execute_update(what, decision, result_type=RestoreStatus)
-    return workflow, await _settled(handle)
-
-
-def _show(found: tuple[str, RestoreStatus], as_json: bool) -> None:
+def _show(found: Run[RestoreStatus], as_json: bool) -> None:
     workflow, status = found
     if as_json:
         emit_json({"workflow": workflow, **status.model_dump(mode="json")})

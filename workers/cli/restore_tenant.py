@@ -1,12 +1,10 @@
 """`chainring restore tenant`: one tenant out of the backup, into quarantine or in its place."""
 
-import asyncio
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from temporalio.client import WorkflowHandle
 
 from models.recovery import GapDecision
 from models.restore import Goal
@@ -15,8 +13,8 @@ from models.verifier import Refused
 from stores.quarantine import verify_copy
 from workers.cli.certificate import Keys, read_keys
 from workers.cli.output import NEGATIVE, OK, USAGE, emit_json, emit_table, fail
-from workers.cli.temporal import next_id, region_client, run
-from workers.temporal_setup import RECOVERY_QUEUE
+from workers.cli.recovery_runs import Run, begin, decided, settled, standing
+from workers.cli.temporal import run
 
 JsonOpt = Annotated[bool, typer.Option("--json", help="for scripts")]
 RegionArg = Annotated[str, typer.Argument(help="the region's code, such as eu")]
@@ -69,7 +67,7 @@ def tenant(
 
 def tenant_status(region: RegionArg, workflow: IdArg, as_json: JsonOpt = False) -> None:
     """How far a tenant's restore is."""
-    _show(run(_status(region, workflow)), as_json)
+    _show(run(standing(region, workflow, TenantStatus)), as_json)
 
 
 def tenant_apply(
@@ -80,7 +78,7 @@ def tenant_apply(
     Example: chainring restore tenant-apply eu restore-tenant/eu/acme/1 --actor ana --reason agreed
     """
     decision = GapDecision(actor=actor, reason=reason)
-    _show(run(_decide(region, workflow, "apply", decision)), as_json)
+    _show(run(decided(region, workflow, "apply", decision, TenantStatus, OVER)), as_json)
 
 
 def tenant_give_up(
@@ -88,7 +86,7 @@ def tenant_give_up(
 ) -> None:
     """Write nothing; the copy is thrown away."""
     decision = GapDecision(actor=actor, reason=reason)
-    _show(run(_decide(region, workflow, "give_up", decision)), as_json)
+    _show(run(decided(region, workflow, "give_up", decision, TenantStatus, OVER)), as_json)
 
 
 def tenant_verify(
@@ -121,46 +119,15 @@ def tenant_verify(
     emit_table(["verified", "value"], rows)
 
 
-async def _start(region: str, request: TenantRequest, wait: bool) -> tuple[str, TenantStatus]:
-    client = await region_client(region)
+async def _start(region: str, request: TenantRequest, wait: bool) -> Run[TenantStatus]:
     prefix = f"restore-tenant/{region}/{request.tenant}"
-    handle: WorkflowHandle[object, TenantStatus] = await client.start_workflow(
-        "RestoreTenant",
-        request,
-        id=await next_id(client, "RestoreTenant", prefix),
-        task_queue=RECOVERY_QUEUE,
-        result_type=TenantStatus,
-    )
+    handle = await begin(region, "RestoreTenant", prefix, request, TenantStatus)
     if wait:
-        return handle.id, await _settled(handle)
-    return handle.id, await handle.query("status", result_type=TenantStatus)
+        return await settled(handle, TenantStatus, OVER)
+    return await standing(region, handle.id, TenantStatus)
 
 
-async def _settled(handle: "WorkflowHandle[object, TenantStatus]") -> TenantStatus:
-    """The status at the end, or as soon as a person must decide."""
-    while True:
-        found: TenantStatus = await handle.query("status", result_type=TenantStatus)
-        if found.state in (*OVER, "waiting"):
-            return found
-        await asyncio.sleep(0.5)
-
-
-async def _status(region: str, workflow: str) -> tuple[str, TenantStatus]:
-    client = await region_client(region)
-    handle = client.get_workflow_handle(workflow)
-    return workflow, await handle.query("status", result_type=TenantStatus)
-
-
-async def _decide(
-    region: str, workflow: str, what: str, decision: GapDecision
-) -> tuple[str, TenantStatus]:
-    client = await region_client(region)
-    handle = client.get_workflow_handle(workflow)
-    await handle.execute_update(what, decision, result_type=TenantStatus)
-    return workflow, await _settled(handle)
-
-
-def _show(found: tuple[str, TenantStatus], as_json: bool) -> None:
+def _show(found: Run[TenantStatus], as_json: bool) -> None:
     workflow, status = found
     if as_json:
         emit_json({"workflow": workflow, **status.model_dump(mode="json")})
