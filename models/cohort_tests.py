@@ -13,8 +13,8 @@ from itertools import combinations
 from math import sqrt
 
 import numpy as np
+import scipy  # its parts load when they are first used: statistics take a second
 from numpy.typing import NDArray
-from scipy import stats
 
 EXACT_LIMIT = 3000
 """Up to this many possible outcomes, added over the strata, the exact distribution is computed."""
@@ -73,7 +73,7 @@ def _support(stratum: Stratum) -> tuple[int, int]:
 def _exact(strata: Sequence[Stratum]) -> TestResult:
     supports = [np.arange(low, high + 1) for low, high in map(_support, strata)]
     lengths = [len(support) for support in supports]
-    masses = stats.hypergeom.pmf(
+    masses = scipy.stats.hypergeom.pmf(
         np.concatenate(supports),
         np.repeat([each.candidate_n + each.baseline_n for each in strata], lengths),
         np.repeat([each.candidate_hits + each.baseline_hits for each in strata], lengths),
@@ -94,7 +94,7 @@ def _mantel_haenszel(strata: Sequence[Stratum]) -> TestResult:
         excess += each.candidate_hits - hits * share
         variance += share * (1 - share) * hits * (n - hits) / (n - 1)
     z = (excess - 0.5) / sqrt(variance)
-    return TestResult("Cochran-Mantel-Haenszel z", z, float(stats.norm.sf(z)))
+    return TestResult("Cochran-Mantel-Haenszel z", z, float(scipy.stats.norm.sf(z)))
 
 
 def risk_difference(strata: Sequence[Stratum]) -> float:
@@ -115,7 +115,7 @@ def risk_difference(strata: Sequence[Stratum]) -> float:
 
 def share_above(hits: int, n: int, share: float) -> TestResult:
     """Whether more than ``share`` (a fraction) of requests are hits: the exact binomial test."""
-    p_value = stats.binomtest(hits, n, share, alternative="greater").pvalue if n else 1.0
+    p_value = scipy.stats.binomtest(hits, n, share, alternative="greater").pvalue if n else 1.0
     return TestResult("binomial", float(hits), float(p_value))
 
 
@@ -148,7 +148,7 @@ def steady_growth(times: Sequence[float], values: Sequence[float]) -> float:
     """
     if len(set(times)) < 2:
         return 0.0
-    slope = stats.theilslopes(values, times).slope
+    slope = scipy.stats.theilslopes(values, times).slope
     return float(slope) * (times[-1] - times[0])
 
 

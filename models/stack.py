@@ -17,7 +17,7 @@ class ProcessSpec(BaseModel):
     ready_url: str = Field(
         description="answers 200 when it serves; tcp://host:port works; empty: being alive is all"
     )
-    stage: int = Field(description="stages start in order, each when the one before is ready")
+    stage: int = Field(description="all start together; they end by stage, the highest first")
     about: str = Field(default="", description="what a person finds there")
 
 

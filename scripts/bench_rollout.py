@@ -27,7 +27,7 @@ from temporalio.client import Client
 from models.config_sections import Rollout
 from models.rollout import RolloutRequest, RolloutResult, RolloutState
 from stores.templates import render_default_config
-from workers.supervisor import die_with_parent
+from workers.children import die_with_parent
 
 REGIONS = ("apac", "eu", "latam", "us-east", "us-west")
 

@@ -20,10 +20,11 @@ from rich.console import Console
 from models.bundle import read_bundle
 from models.rollout import FINAL_STATES, RolloutRequest, RolloutState, RolloutStatus
 from models.statement import read_statement
+from workers.children import die_with_parent
 from workers.process import connect
 from workers.release_store import open_releases
 from workers.settings import known_regions, load_control
-from workers.supervisor import answers, die_with_parent
+from workers.supervisor import answers
 
 ROOT = Path(__file__).parent.parent
 CHAINRING = Path(sys.executable).parent / "chainring"

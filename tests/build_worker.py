@@ -14,7 +14,7 @@ from build_harness import Builder
 from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 
-from workers.supervisor import die_with_parent
+from workers.children import die_with_parent
 
 
 def die(home):

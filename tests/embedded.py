@@ -17,8 +17,8 @@ import psutil
 from temporalio.client import Client, WorkflowHandle
 
 from models.rollout import FINAL_STATES, RolloutRequest, RolloutResult, RolloutStatus
+from workers.children import die_with_parent
 from workers.process import connect
-from workers.supervisor import die_with_parent
 
 ROOT = Path(__file__).parent.parent
 REGIONS = ("eu", "us-east")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from stores.http_registry import HttpRepository
 from stores.registry_client import RegistryClient
-from workers.supervisor import die_with_parent
+from workers.children import die_with_parent
 
 REGISTRY = shutil.which("docker-registry")
 _HOPS = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "host"}

@@ -11,7 +11,7 @@ import pytest
 from embedded import ROOT, Stack, running_stack, start, until
 
 from models.rollout import RolloutState
-from workers.supervisor import die_with_parent
+from workers.children import die_with_parent
 
 pytestmark = pytest.mark.timing
 

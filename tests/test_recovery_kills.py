@@ -25,9 +25,9 @@ from stores.ledger import Ledger
 from stores.pointer import PrimaryEngine, PrimaryPointer
 from stores.spool import SpoolError
 from stores.sql import StoreUnavailable, open_engine, read
+from workers.children import die_with_parent
 from workers.settings import load_region, region_file
 from workers.stack_plan import Options, set_up
-from workers.supervisor import die_with_parent
 from workers.temporal_setup import RECOVERY_QUEUE, ensure
 
 SEED = int(os.environ.get("CHAINRING_FAULT_SEED", "1"))

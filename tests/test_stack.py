@@ -225,6 +225,31 @@ def test_a_killed_worker_comes_back(stack: Stack) -> None:
     stack.wait_ready()
 
 
+def test_a_killed_nursery_costs_no_process_and_is_replaced(stack: Stack) -> None:
+    before = stack.json("status")["processes"]
+    nursery = _nursery(stack)
+    assert nursery is not None
+    nursery.kill()
+    assert _soon(lambda: _nursery(stack) not in (None, nursery), 20)
+    assert [each["pid"] for each in stack.json("status")["processes"]] == [
+        each["pid"] for each in before
+    ]
+    stack.kill("control")  # which starts whether the new one has its code already or not
+    pid = stack.pid("region-us-east")
+    stack.wait_ready()
+    assert stack.pid("region-us-east") == pid
+
+
+def _nursery(stack: Stack) -> psutil.Process | None:
+    """The process that forks the others, if there is one just now."""
+    state = json.loads((stack.home / "stack" / "state.json").read_text())
+    for each in psutil.Process(state["pid"]).children():
+        with contextlib.suppress(psutil.Error):
+            if "nursery" in each.cmdline():
+                return each
+    return None
+
+
 def test_an_unknown_setting_in_the_configuration_stops_up_at_once(tmp_path: Path) -> None:
     config = tmp_path / "bad.toml"
     config.write_text("[rollout]\ncanary_percentag = 2\n")

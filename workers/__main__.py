@@ -15,6 +15,7 @@ USAGE = """usage: python -m workers PROCESS
   recovery REGION...  backs up the stores of one or more regions, and restores them
   authority           tokens, certificates, timestamps and a log for keyless signing
   stack               the supervisor of the embedded stack (see `chainring up`)
+  nursery FD          forks the supervisor's processes, which import nothing then
 
 Addresses come from $CHAINRING_HOME (see deploy/README.md)."""
 
@@ -56,6 +57,11 @@ def _run(arguments: list[str]) -> int:  # noqa: PLR0911  # one for each process
             from workers.authority import run_authority  # noqa: PLC0415
 
             return asyncio.run(run_authority())
+        case ["nursery", descriptor]:
+            from workers.nursery import run_nursery  # noqa: PLC0415
+
+            birth = run_nursery(int(descriptor))
+            return 0 if birth is None else _named(birth.arguments)
         case ["stack"]:
             from workers.supervisor import run_stack  # noqa: PLC0415
 
@@ -63,6 +69,14 @@ def _run(arguments: list[str]) -> int:  # noqa: PLR0911  # one for each process
         case _:
             print(USAGE, file=sys.stderr)
             return 2
+
+
+def _named(arguments: list[str]) -> int:
+    """Run a forked process under its own name."""
+    from setproctitle import setproctitle  # noqa: PLC0415
+
+    setproctitle(f"{sys.executable} -m workers {' '.join(arguments)}")
+    return main(arguments)
 
 
 if __name__ == "__main__":

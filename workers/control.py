@@ -13,7 +13,7 @@ from stores.ledger import Ledger
 from stores.overrides import OverrideStore
 from stores.sql import create_all, open_engine
 from workers.builder import build_activities
-from workers.process import activities_of, connect, make_worker, serve
+from workers.process import PATIENCE, activities_of, connect, make_worker, serve
 from workers.release_store import open_releases
 from workers.settings import load_control
 from workers.supply import evidence_activities, release_verifier, vulnerability_activities
@@ -85,6 +85,7 @@ async def run_control() -> int:
         addresses.temporal,
         metrics_port=addresses.worker.metrics_port,
         otlp_endpoint=addresses.otlp_endpoint,
+        patience=PATIENCE,
     )
     worker = make_worker(
         client,

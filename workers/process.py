@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pydantic
 from aiohttp import web
@@ -32,6 +33,8 @@ DRAIN = timedelta(seconds=30)
 ACTIVITY_THREADS = 40
 BEAT = timedelta(seconds=2)
 """Heartbeats are sent this often at least: the answer to one is what brings cancellation."""
+PATIENCE = 60.0
+"""Seconds that a worker waits for Temporal when it starts: both may have been started together."""
 STICKY = timedelta(seconds=3)
 """How long a workflow waits for the worker that has it in memory; another one replays it then."""
 _BEHAVIORS = {
@@ -53,9 +56,21 @@ def build_id() -> str:
 
 
 async def connect(
-    address: TemporalAddress, *, metrics_port: int = 0, otlp_endpoint: str | None = None
+    address: TemporalAddress,
+    *,
+    metrics_port: int = 0,
+    otlp_endpoint: str | None = None,
+    patience: float = 0,
 ) -> Client:
-    """A client of one namespace, with Prometheus metrics on loopback when a port is given."""
+    """A client of one namespace, with Prometheus metrics on loopback when a port is given.
+
+    Args:
+        patience: seconds to wait for a server that does not listen yet.
+
+    Raises:
+        RuntimeError: nothing answers there.
+    """
+    await _listens(address.address, patience)
     runtime = None
     if metrics_port:
         metrics = PrometheusConfig(bind_address=f"127.0.0.1:{metrics_port}")
@@ -69,6 +84,21 @@ async def connect(
         tls=address.tls,
         api_key=address.api_key_file.read_text().strip() if address.api_key_file else None,
     )
+
+
+async def _listens(address: str, patience: float) -> None:
+    """Wait until something listens there, or no longer."""
+    place = urlsplit(f"//{address}")
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + patience
+    while loop.time() < deadline:
+        try:
+            _, writer = await asyncio.open_connection(place.hostname, place.port)
+        except OSError:
+            await asyncio.sleep(0.1)
+        else:
+            writer.close()
+            return
 
 
 def _tracing(endpoint: str | None) -> list[Interceptor]:

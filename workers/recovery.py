@@ -17,7 +17,7 @@ from models.config import load_config
 from stores.notices import NoticeBoard
 from stores.webhook import Webhook
 from workers.backup import RegionBackup
-from workers.process import activities_of, connect, log, make_worker, stop_asked
+from workers.process import PATIENCE, activities_of, connect, log, make_worker, stop_asked
 from workers.settings import SettingsError, load_region
 from workers.temporal_setup import RECOVERY_QUEUE
 from workers.upkeep import upkeep
@@ -75,7 +75,7 @@ async def run_recovery(regions: list[str]) -> int:
             holders.append(_notices(addresses, addresses.recovery))
             holders.append(watch_activities(backup, addresses.recovery, addresses.config))
         temporal = addresses.temporal.model_copy(update={"task_queue": RECOVERY_QUEUE})
-        client = await connect(temporal, otlp_endpoint=addresses.otlp_endpoint)
+        client = await connect(temporal, otlp_endpoint=addresses.otlp_endpoint, patience=PATIENCE)
         workers.append(
             make_worker(
                 client,

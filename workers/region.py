@@ -17,7 +17,7 @@ from stores.shards import ShardStore
 from stores.sql import open_engine
 from workers.nexus_region import RegionService
 from workers.primary import end_when_primary_changes, require_primary
-from workers.process import activities_of, connect, make_worker, serve
+from workers.process import PATIENCE, activities_of, connect, make_worker, serve
 from workers.release_store import open_releases
 from workers.settings import load_region
 from workflows.region import REGION_WORKFLOWS
@@ -82,6 +82,7 @@ async def run_region(region: str) -> int:
         addresses.temporal,
         metrics_port=addresses.worker.metrics_port,
         otlp_endpoint=addresses.otlp_endpoint,
+        patience=PATIENCE,
     )
     parts = RegionParts(addresses)
     worker = make_worker(

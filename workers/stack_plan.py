@@ -37,7 +37,7 @@ from stores.sql import create_all, open_engine
 from workers.builder import prepare_builder
 from workers.keyless import KeylessSetupError, prepare_keyless
 from workers.settings import control_file, home, primary_pointer, region_file
-from workers.supervisor import plan_file
+from workers.supervisor import PYTHON, plan_file
 from workers.supply import prepare_verification
 from workers.temporal_setup import CONTROL_QUEUE, REGION_QUEUE, SEARCH_ATTRIBUTES
 
@@ -380,7 +380,7 @@ def _worker_spec(name: str, arguments: list[str], health: int) -> ProcessSpec:
 
 
 def _python(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "workers", *arguments]
+    return [*PYTHON, *arguments]
 
 
 def _write(path: Path, model: BaseModel) -> None:

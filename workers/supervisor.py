@@ -4,7 +4,6 @@ It knows nothing of Chainring beyond the plan file, and imports little: it is th
 must not fail. Children die with it, even when it is killed (`PR_SET_PDEATHSIG`).
 """
 
-import ctypes
 import fcntl
 import http.client
 import os
@@ -21,6 +20,8 @@ from urllib.parse import urlsplit
 import psutil
 
 from models.stack import ProcessSpec, ProcessState, StackPlan, StackState
+from workers.children import Running, adopt_orphans, die_with_parent, reap_orphans
+from workers.nursery import Nursery
 from workers.settings import home
 
 TICK = 0.05
@@ -30,9 +31,7 @@ FIRST_BACKOFF = 0.2
 LONGEST_BACKOFF = 5.0
 HEALTHY_AFTER = 20.0  # seconds of life after which a crash counts as the first one again
 STOP_GRACE = 40.0  # longer than a worker's drain
-PR_SET_PDEATHSIG = 1
-
-_libc = ctypes.CDLL(None, use_errno=True)
+PYTHON = [sys.executable, "-m", "workers"]
 
 
 def plan_file() -> Path:
@@ -50,29 +49,38 @@ def lock_file() -> Path:
     return home() / "stack" / "lock"
 
 
-def die_with_parent() -> None:
-    """In a new child: be killed when the parent ends, however it ends."""
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 @dataclass
 class Child:
     """One process, over all its starts."""
 
     spec: ProcessSpec
     state: ProcessState
-    process: subprocess.Popen[bytes] | None = None
+    process: Running | None = None
     started: float = 0.0
     backoff: float = FIRST_BACKOFF
     start_at: float = 0.0
     probe_at: float = field(default=0.0)
 
-    def start(self, now: float) -> None:
+    def start(self, now: float, nursery: Nursery) -> None:
+        log = home() / "logs" / f"{self.spec.name}.log"
+        self.process = self._forked(nursery, log) or self._new(log)
+        self.started = now
+        self.state.pid = self.process.pid
+        self.state.ready = False
+
+    @property
+    def ours(self) -> bool:
+        """Whether this is one of `python -m workers`."""
+        return self.spec.command[:3] == PYTHON
+
+    def _forked(self, nursery: Nursery, log: Path) -> Running | None:
+        return nursery.fork(self.spec.command[3:], log) if self.ours else None
+
+    def _new(self, log: Path) -> Running:
         incarnation = uuid.uuid4().hex
         argv = [part.replace("{incarnation}", incarnation) for part in self.spec.command]
-        log = home() / "logs" / f"{self.spec.name}.log"
         with log.open("ab") as output:
-            self.process = subprocess.Popen(
+            return subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -81,16 +89,13 @@ class Child:
                 # Safe: the supervisor has one thread.
                 preexec_fn=die_with_parent,  # noqa: PLW1509
             )
-        self.started = now
-        self.state.pid = self.process.pid
-        self.state.ready = False
 
-    def tend(self, now: float) -> bool:
+    def tend(self, now: float, nursery: Nursery) -> bool:
         """Restart after a crash and probe; whether anything changed."""
         if self.process is None:
-            if now < self.start_at:
+            if now < self.start_at or (self.ours and nursery.importing()):
                 return False
-            self.start(now)
+            self.start(now, nursery)
             return True
         code = self.process.poll()
         if code is not None:
@@ -135,7 +140,7 @@ def answers(url: str) -> bool:
 
 
 class Supervisor:
-    """Starts the stages in order, then tends to every process until told to stop."""
+    """Starts all processes at once, and tends to them until told to stop."""
 
     def __init__(self, plan: StackPlan) -> None:
         self._children = [Child(spec, ProcessState(name=spec.name)) for spec in plan.processes]
@@ -145,12 +150,14 @@ class Supervisor:
             created=me.create_time(),
             processes=[child.state for child in self._children],
         )
+        self._nursery = Nursery(home() / "logs" / "nursery.log")
         self._stopping = False
 
     def run(self) -> int:
         """Until SIGTERM or SIGINT; then everything ends in reverse order of its start."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
+        adopt_orphans()
         self._write()
         while not self._stopping:
             self._tick()
@@ -167,16 +174,14 @@ class Supervisor:
     def _tick(self) -> None:
         now = time.monotonic()
         changed = False
-        for stage in sorted({child.spec.stage for child in self._children}):
-            crew = [child for child in self._children if child.spec.stage == stage]
-            for child in crew:
-                changed |= child.tend(now)
-            if self._state.phase == "starting" and not all(child.state.ready for child in crew):
-                break
-        else:
-            if self._state.phase == "starting":
-                self._state.phase = "ready"
-                changed = True
+        self._nursery.start()
+        for child in self._children:
+            changed |= child.tend(now, self._nursery)
+        running = {child.process.pid for child in self._children if child.process}
+        reap_orphans(running | self._nursery.pids)
+        if self._state.phase == "starting" and all(child.state.ready for child in self._children):
+            self._state.phase = "ready"
+            changed = True
         if changed:
             self._write()
 
@@ -192,6 +197,7 @@ class Supervisor:
             deadline = time.monotonic() + STOP_GRACE
             for process in running:
                 _end(process, deadline)
+        self._nursery.stop()
 
     def _write(self) -> None:
         path = state_file()
@@ -200,7 +206,7 @@ class Supervisor:
         temporary.replace(path)
 
 
-def _end(process: subprocess.Popen[bytes], deadline: float) -> None:
+def _end(process: Running, deadline: float) -> None:
     try:
         process.wait(max(0.1, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:

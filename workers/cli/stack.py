@@ -15,9 +15,10 @@ import typer
 from pydantic import BaseModel
 
 from models.stack import ProcessState, StackPlan, StackState
+from workers.children import die_with_parent
 from workers.cli.output import NEGATIVE, UNREACHABLE, USAGE, console, emit_json, emit_table, fail
 from workers.settings import home, known_regions, load_control
-from workers.supervisor import answers, die_with_parent, plan_file, state_file
+from workers.supervisor import answers, plan_file, state_file
 
 UP_DEADLINE = 60.0
 DOWN_DEADLINE = 90.0
