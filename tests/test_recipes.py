@@ -205,14 +205,51 @@ mod tests {
 TAKES_RUST = '\n[environment]\ntake = ["RUSTUP_HOME"]\n'
 
 
-@pytest.mark.skipif(shutil.which("cargo-make") is None, reason="cargo-make is not installed")
-async def test_cargo_make_builds_a_real_program(tmp_path: Path, monkeypatch) -> None:
+PLAIN_CARGO = """
+name = "web"
+version = "1.0.0"
+output = "dist"
+build = [
+    ["cargo", "build", "--release", "--offline"],
+    ["install", "-D", "target/release/web", "dist/web"],
+]
+test = [["cargo", "test", "--offline"]]
+
+[tests]
+format = "cargo"
+
+[release]
+entrypoint = ["./web"]
+"""
+LINKED = {tool: shutil.which(tool) for tool in ("cargo", "cargo-make", "cc")}
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(
+            CARGO,
+            marks=pytest.mark.skipif(not LINKED["cargo-make"], reason="cargo-make is missing"),
+        ),
+        pytest.param(
+            PLAIN_CARGO,
+            marks=pytest.mark.skipif(
+                not (LINKED["cargo"] and LINKED["cc"]), reason="cargo or a linker is missing"
+            ),
+        ),
+    ],
+    ids=["cargo-make", "cargo"],
+)
+async def test_cargo_builds_a_real_program(tmp_path: Path, monkeypatch, recipe: str) -> None:
     monkeypatch.setenv("RUSTUP_HOME", str(Path.home() / ".rustup"))
     yard = Yard(tmp_path)
     settings = yard.builder.activities._settings
-    yard.builder.activities._settings = settings.model_copy(update={"environment": ["RUSTUP_HOME"]})
+    tools = Path(LINKED["cargo"] or "").parent
+    yard.builder.activities._settings = settings.model_copy(
+        update={"environment": ["RUSTUP_HOME"], "path": f"{tools}:{settings.path}"}
+    )
     files = {
-        "chainring.build.toml": CARGO + TAKES_RUST,
+        "chainring.build.toml": recipe + TAKES_RUST,
         "Makefile.toml": MAKEFILE,
         "Cargo.toml": MANIFEST,
         "Cargo.lock": 'version = 3\n\n[[package]]\nname = "web"\nversion = "1.0.0"\n',
@@ -223,3 +260,7 @@ async def test_cargo_make_builds_a_real_program(tmp_path: Path, monkeypatch) -> 
     root = yard.builder.layout.unpack(result.release, tmp_path / "unpacked")
     bill = read_sbom(canonical(statements(yard, result.release)[SBOM]))
     assert compare(bill, read_contents(root), digest=result.release).covers
+    broken = PROGRAM.replace("fn answers() {}", 'fn answers() { panic!("no") }')
+    with pytest.raises(WorkflowFailureError) as caught:
+        await build(yard, files | {"src/main.rs": broken})
+    assert "tests::answers" in plain_words(caught.value)
