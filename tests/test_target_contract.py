@@ -95,13 +95,19 @@ class LocalEnvironment:
         self.ledger = Ledger(engine, "eu")
         self.shards = ShardStore(engine, self.ledger, "eu")
         FleetStore(engine, self.ledger, "eu").seed(FleetLayout(9, 3, ["eu"]), actor="test")
-        self.target: DeployTarget = LocalTarget(
-            RegionAddresses.model_validate(address),
+        self._address = RegionAddresses.model_validate(address)
+        self.target = self.with_host_deadline(30)
+
+    def with_host_deadline(self, seconds: float) -> DeployTarget:
+        """The region's target with another patience with the host."""
+        stack = self.stack
+        return LocalTarget(
+            self._address,
             self.shards,
             stack.stores["eu"],
             stack.layout,
             self.gateway,
-            host_deadline_s=4,
+            host_deadline_s=seconds,
             drain_deadline_s=4,
         )
 
@@ -193,7 +199,7 @@ def test_stage_without_a_host_is_not_the_releases_fault(region):
     region.stack.stop(signal.SIGTERM)
     release = region.put()
     with pytest.raises(TargetUnavailable, match="release host"):
-        region.target.stage(release, heartbeat=ignore)
+        region.with_host_deadline(1).stage(release, heartbeat=ignore)
     region.stack.start()
     assert region.target.stage(release, heartbeat=ignore).healthy
 
