@@ -326,12 +326,14 @@ def test_a_list_in_a_binary_that_is_wrong(tmp_path: Path, content: bytes, match:
 
 
 def test_a_wheel_made_to_harm_is_refused(tmp_path: Path):
-    cases = {
-        "leads outside": {"../evil.py": b"x"},
-        "unpacks to far too much": {"zeros": bytes(8 * 1024**2)},
-        "2 METADATA files": {"other-1.dist-info/METADATA": b"Name: other\nVersion: 1\n"},
-    }
-    for number, (match, more) in enumerate(cases.items()):
+    cases = [
+        ("leads outside", {"../evil.py": b"x"}),
+        ("leads outside", {"/etc/evil.py": b"x"}),
+        ("leads outside", {"..\\evil.py": b"x"}),
+        ("unpacks to far too much", {"zeros": bytes(8 * 1024**2)}),
+        ("2 METADATA files", {"other-1.dist-info/METADATA": b"Name: other\nVersion: 1\n"}),
+    ]
+    for number, (match, more) in enumerate(cases):
         path = wheel(tmp_path / f"{number}.whl", **more)
         with pytest.raises(EvidenceError, match=match):
             read_wheel(path, source="x.whl", sha256="0" * 64)
