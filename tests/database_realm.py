@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 from build_harness import TEMPORAL, Yard
-from database_killer import Killer, Mortal, mortal
+from database_killer import Killer, Mortal, adopting, mortal
 from fake_region import FakeRegion
 from fake_verifier import FakeVerifier
 from rollout_harness import BREAKER, UNVERSIONED, address
@@ -216,7 +216,7 @@ class Servers:
 
 @contextlib.contextmanager
 def running_servers() -> Iterator[Servers]:
-    with mortal() as control, mortal() as eu:
+    with adopting(), mortal() as control, mortal() as eu:
         yield Servers(control, eu)
 
 
