@@ -1,34 +1,69 @@
-"""The whole stack on PostgreSQL: one database for the control plane and one a region."""
+"""The whole stack on PostgreSQL, and its servers killed in the middle of a rollout."""
 
+import asyncio
+import signal
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from embedded import CONFIG, REGIONS, running_stack
+from database_killer import Mortal, adopting, mortal
+from embedded import CONFIG, REGIONS, Stack, running_stack, start
+from faults_harness import ended
 from postgres import fresh_database
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 
+from models.rollout import RolloutState
+from stores.oci import ImageLayout
 from stores.sql import open_engine, read
 
+SHARDS = 10
+"""Of each region."""
 
+
+@pytest.mark.fault
 @pytest.mark.postgres
-def test_a_rollout_runs_and_its_receipts_verify_on_postgresql(tmp_path: Path) -> None:
+def test_a_rollout_ends_right_on_postgresql_whose_servers_are_killed(tmp_path: Path) -> None:
     with ExitStack() as resources:
-        places = ("control", *REGIONS)
-        urls = {place: resources.enter_context(fresh_database()) for place in places}
-        options = [part for place in places for part in ("--database", f"{place}={urls[place]}")]
+        resources.enter_context(adopting())
+        servers = {place: resources.enter_context(mortal()) for place in ("control", "eu")}
+        urls = {place: each.server.get_uri(driver="psycopg") for place, each in servers.items()}
+        urls["us-east"] = resources.enter_context(fresh_database())
+        options = [part for place in urls for part in ("--database", f"{place}={urls[place]}")]
         stack = resources.enter_context(running_stack(tmp_path / "home", CONFIG, *options))
-        stack.chainring("fleet", "seed", "--tenants", "100", "--shards", "20")
+        stack.chainring("fleet", "seed", "--tenants", "100", "--shards", f"{2 * SHARDS}")
         stack.build_samples("1.0.0")
+        engines = {region: open_engine(urls[region]) for region in REGIONS}
 
-        stack.chainring("rollout", "start", "catalog:1.0.0", "--skip-gates", "first installation")
+        state = asyncio.run(installed(stack, servers, engines["eu"]))
 
+        assert state == RolloutState.COMPLETED
         verified = stack.json("receipts", "verify")
-        assert {each["ledger"] for each in verified} == set(places)
-        for region in REGIONS:
-            engine = open_engine(urls[region])
-            with read(engine) as connection:
-                query = "SELECT count(DISTINCT release), count(*) FROM shard"
-                assert tuple(connection.execute(text(query)).one()) == (1, 10)
+        assert {each["ledger"] for each in verified} == {"control", *REGIONS}
+        for engine in engines.values():
+            assert switched(engine) == (1, SHARDS), "one receipt a shard, and one release"
             engine.dispose()
     assert not list((tmp_path / "home").rglob("region.db"))
+
+
+async def installed(stack: Stack, servers: dict[str, Mortal], eu: Engine) -> RolloutState:
+    """Roll out, and kill the servers once the first shard of ``eu`` has its release."""
+    layout = ImageLayout(Path(stack.addresses("control")["releases"]))
+    release = layout.resolve("catalog:1.0.0")
+    client = await stack.client()
+    handle = await start(client, "install", release=release, skip_gates="first installation")
+    while switched(eu)[1] == 0:
+        await asyncio.sleep(0.02)
+    for server, how in zip(servers.values(), (signal.SIGQUIT, signal.SIGKILL), strict=True):
+        assert await asyncio.to_thread(server.kill, 0, how)
+    return RolloutState((await ended(handle)).state)
+
+
+def switched(engine: Engine) -> tuple[int, int]:
+    """Releases that the shards of a region run, and receipts that they were switched."""
+    query = (
+        "SELECT (SELECT count(DISTINCT release) FROM shard), "
+        "(SELECT count(*) FROM receipt WHERE kind = 'shard.activated')"
+    )
+    with read(engine) as connection:
+        releases, receipts = connection.execute(text(query)).one()
+    return releases, receipts
