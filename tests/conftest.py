@@ -6,6 +6,7 @@ import pytest
 
 LONGEST_FIRST = (
     *("test_faults", "test_stack", "test_faults_database", "test_recovery_kills", "test_recipes"),
+    "test_database_kills",
     *("test_region_down", "test_verified_rollout", "test_decisions", "test_stack_postgres"),
     *("test_keyless_stack", "test_watch_region", "test_probe", "test_prune_backup"),
     *("test_rollout_workflow", "test_simulation", "test_recovery_drill", "test_build_faults"),

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import re
 import signal
+import subprocess
 import threading
 import zlib
 from collections import Counter
@@ -28,6 +29,7 @@ from temporalio import activity
 from stores.build_guard import PR_SET_CHILD_SUBREAPER
 
 _PATIENCE = 30.0
+_TRIES = 5
 
 
 class Mortal:
@@ -47,7 +49,7 @@ class Mortal:
             self.up()
             _end(process_of(self.server), how)
             self.life += 1
-            self._rising = threading.Thread(target=self.server.ensure_postgres_running)
+            self._rising = threading.Thread(target=self._rise)
             self._rising.start()
             return True
 
@@ -55,6 +57,14 @@ class Mortal:
         """Wait until it is back."""
         if self._rising is not None:
             self._rising.join()
+
+    def _rise(self) -> None:
+        """Each try waits ten seconds, which a busy machine may need more of."""
+        for _ in range(_TRIES):
+            with contextlib.suppress(subprocess.SubprocessError):
+                self.server.ensure_postgres_running()
+                return
+        raise AssertionError("it does not start again")
 
 
 def _end(first: psutil.Process, how: signal.Signals) -> None:

@@ -27,7 +27,7 @@ from stores.shards import ACTIVATED
 
 SEED = int(os.environ.get("CHAINRING_FAULT_SEED", "1"))
 EVERY = int(os.environ.get("CHAINRING_FAULT_EVERY", "80"))
-PATIENCE = 60 + 600 // EVERY
+PATIENCE = 120 + 900 // EVERY
 
 pytestmark = [
     pytest.mark.fault,
