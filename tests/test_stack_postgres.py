@@ -21,6 +21,7 @@ SHARDS = 10
 
 
 @pytest.mark.fault
+@pytest.mark.timeout(300)
 @pytest.mark.postgres
 def test_a_rollout_ends_right_on_postgresql_whose_servers_are_killed(tmp_path: Path) -> None:
     with ExitStack() as resources:
