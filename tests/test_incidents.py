@@ -1,12 +1,19 @@
 """Releases that run are judged again; one that does not stand any more becomes an incident."""
 
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from rollout_harness import CONTROL_QUEUE, Fleet, end, look, until
-from temporalio.client import WorkflowHandle, WorkflowUpdateFailedError
+from temporalio.client import (
+    WithStartWorkflowOperation,
+    WorkflowHandle,
+    WorkflowUpdateFailedError,
+)
+from temporalio.common import WorkflowIDConflictPolicy
+from temporalio.service import RPCError
 
 from models.incident import IncidentState, IncidentStatus, RejudgeReport, incident_id
 from models.rollout import RolloutState
@@ -56,7 +63,8 @@ async def no_incident_left(fleet: Fleet) -> AsyncIterator[None]:
     client = fleet.plane.client
     query = 'WorkflowType = "Incident" AND ExecutionStatus = "Running"'
     async for found in client.list_workflows(query):
-        await client.get_workflow_handle(found.id).terminate()
+        with contextlib.suppress(RPCError):  # it has ended, and is still in the list
+            await client.get_workflow_handle(found.id).terminate()
 
 
 async def test_a_fleet_whose_release_stands_has_no_incident(fleet: Fleet) -> None:
@@ -104,6 +112,25 @@ async def test_a_person_may_acknowledge_and_close_it(fleet: Fleet) -> None:
     assert (await _say(handle, "close")).state == IncidentState.CLOSED
 
     assert (await handle.result()).decisions[-1].reason == "to close"
+
+
+async def test_a_decision_before_it_is_written_down_comes_after_its_opening(fleet: Fleet) -> None:
+    fleet.plane.verifier.say(fleet.old, "fail")
+    request = (await _status(_incident(fleet, await _rejudge(fleet)))).request
+    at_once = WithStartWorkflowOperation(
+        "Incident",
+        request,
+        id=f"incident/{fleet.name}/at-once",
+        id_conflict_policy=WorkflowIDConflictPolicy.FAIL,
+        task_queue=CONTROL_QUEUE,
+    )
+    said = {"actor": "ana", "reason": "seen"}
+    await fleet.plane.client.execute_update_with_start_workflow(
+        "acknowledge", said, start_workflow_operation=at_once
+    )
+    subject = f"incident/{fleet.name}/at-once"
+    kinds = [stored.kind for stored in fleet.plane.ledger.read(subject=subject)]
+    assert kinds == ["incident.opened", "incident.acknowledged"]
 
 
 async def test_it_stops_the_rollout_that_brings_the_release(fleet: Fleet) -> None:

@@ -14,6 +14,8 @@ from models.rollout import Decision, DecisionMade, RolloutRequest
 from workflows import steps
 from workflows.journey import RELEASE, STATE
 
+OPENED_FIRST = "a decision is recorded after the opening"
+
 
 @workflow.defn(name="Incident")
 class Incident:
@@ -22,6 +24,7 @@ class Incident:
     @workflow.init
     def __init__(self, request: IncidentRequest) -> None:
         self._numbers = 0
+        self._opened = False
         self.status = IncidentStatus(
             id=workflow.info().workflow_id, request=request, opened=workflow.info().start_time
         )
@@ -36,6 +39,7 @@ class Incident:
         self._enter(IncidentState.OPEN)
         body = request.model_dump(mode="json")
         await steps.record(self._draft("opened", "chainring", body))
+        self._opened = True
         await workflow.wait_condition(lambda: self.status.state is IncidentState.CLOSED)
         await workflow.wait_condition(workflow.all_handlers_finished)
         return self.status
@@ -100,6 +104,8 @@ class Incident:
 
     async def _decide(self, what: str, decision: Decision) -> None:
         body = {"release": self.status.request.deployed.release, "reason": decision.reason}
+        if workflow.patched(OPENED_FIRST):  # or the ledger could tell of a decision before it
+            await workflow.wait_condition(lambda: self._opened)
         await steps.record(self._draft(what, decision.actor, body))
         self.status.decisions.append(
             DecisionMade(what=what, actor=decision.actor, reason=decision.reason, at=workflow.now())
