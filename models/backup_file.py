@@ -30,7 +30,14 @@ import zstandard
 
 from models.canonical import canonical
 from models.changelog import CORE, Change, Entry, read_cores
-from models.documents import NAMES, TENANT_OWNED, document_digest, key_digest, tenant_of_key
+from models.documents import (
+    NAMES,
+    TENANT_OWNED,
+    document_digest,
+    key_digest,
+    key_prefix,
+    tenant_of_key,
+)
 
 MAGIC = b"CRBACK\x00\x01"
 LEVEL = 3
@@ -44,8 +51,14 @@ Unseal = Callable[[str, bytes, bytes], bytes | None]
 """The reverse; None when the tenant's key was destroyed."""
 
 _U16, _U32 = struct.Struct(">H"), struct.Struct(">I")
+_NAMED = struct.Struct(">10x32s32x32s16x")
+"""Key digest and digest out of a core."""
+_COLLECTION_AT = 8
+"""Where a core says the collection, in one byte."""
+_KEY_PREFIXES = {code: key_prefix(name) for code, name in NAMES.items()}
+_NO_DOCUMENT = ("", None, None)
 _ENTRIES = msgspec.msgpack.Decoder(list[tuple[str, str | None, bytes | None]])
-_ROWS = msgspec.msgpack.Decoder(list[list[Any]])
+_ROWS = msgspec.msgpack.Decoder(list[tuple[Any, ...]])
 
 
 class BackupDamaged(Exception):
@@ -85,11 +98,10 @@ class BackupFile:
         Raises:
             BackupDamaged: there is none.
         """
-        cores = list(CORE.iter_unpack(self.cores))
-        if not cores:
+        if not self.cores:
             raise BackupDamaged("holds no documents")
-        _seq, codes, _kind, keys, _before, digests, _epoch, _at = zip(*cores, strict=True)
-        return codes, keys, digests
+        keys, digests = zip(*_NAMED.iter_unpack(self.cores), strict=True)
+        return self.cores[_COLLECTION_AT :: CORE.size], keys, digests
 
     def entries(self, unseal: Unseal) -> list[Entry | Change]:
         """A segment's changes with their documents; a bare `Change` where the key is destroyed.
@@ -106,9 +118,8 @@ class BackupFile:
             if body is None:
                 found.append(change)
                 continue
-            entry = Entry(change, *next(body, ("", None, None)))
-            _check(entry)
-            found.append(entry)
+            found.append(Entry(change, *next(body, _NO_DOCUMENT)))
+        _check_all([each for each in found if isinstance(each, Entry)])
         return found
 
     def rows(self, unseal: Unseal) -> list[Sequence[Any] | None]:
@@ -129,10 +140,13 @@ class BackupFile:
 
     def _bodies(self, unseal: Unseal, decoder: "msgspec.msgpack.Decoder[Any]") -> list[Any]:
         bodies: list[Any] = []
+        unpacker = zstandard.ZstdDecompressor()
         for tenant, sealed in self._sealed:
             packed = unseal(tenant, sealed, self._bound_to)
             try:
-                body = None if packed is None else decoder.decode(_unpack(packed, "a body"))
+                body = (
+                    None if packed is None else decoder.decode(_unpack(packed, "a body", unpacker))
+                )
             except msgspec.DecodeError as error:
                 raise BackupDamaged(f"body of {tenant or 'the region'}: {error}") from None
             bodies.append(body)
@@ -212,6 +226,22 @@ def decode(data: bytes) -> BackupFile:
     return BackupFile(header, cores, groups, tuple(sealed), bound_to)
 
 
+def _check_all(entries: Sequence[Entry]) -> None:
+    """`_check` of each, several times as fast as long as nothing is wrong."""
+    sha256, named = hashlib.sha256, _KEY_PREFIXES
+    try:
+        right = [
+            sha256((named[change.collection] + key).encode()).digest() == change.key
+            and (image is None or sha256(image.encode()).digest() == change.after)
+            for change, key, image, _payload in entries
+        ]
+    except KeyError:
+        right = [False]
+    if not all(right):
+        for entry in entries:
+            _check(entry)
+
+
 def _check(entry: Entry) -> None:
     change = entry.change
     name = NAMES.get(change.collection)
@@ -261,11 +291,11 @@ def _field(data: bytes) -> bytes:
     return _U32.pack(len(data)) + data
 
 
-def _unpack(packed: bytes, what: str) -> bytes:
+def _unpack(packed: bytes, what: str, unpacker: zstandard.ZstdDecompressor | None = None) -> bytes:
     try:
         size = zstandard.frame_content_size(packed)
         if not 0 <= size <= LARGEST_PART:
             raise BackupDamaged(f"{what}: {size} bytes when unpacked are not admitted")
-        return zstandard.ZstdDecompressor().decompress(packed)
+        return (unpacker or zstandard.ZstdDecompressor()).decompress(packed)
     except zstandard.ZstdError as error:
         raise BackupDamaged(f"{what}: {error}") from None

@@ -46,7 +46,12 @@ def document_digest(image: str) -> bytes:
 
 def key_digest(collection: str, key: str) -> bytes:
     """The name of a document that says nothing of it: SHA-256 of collection, zero byte and key."""
-    return hashlib.sha256(f"{collection}\0{key}".encode()).digest()
+    return hashlib.sha256((key_prefix(collection) + key).encode()).digest()
+
+
+def key_prefix(collection: str) -> str:
+    """What stands before the key in what a key digest is of."""
+    return f"{collection}\0"
 
 
 def tenant_of_key(key: str) -> str:

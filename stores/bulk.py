@@ -30,7 +30,7 @@ def _insert_batches(
     listed = ", ".join(f'"{name}"' for name in columns)
     statement = f"INSERT INTO {rows_of.name} ({listed}) VALUES ({places})"  # noqa: S608
     remaining, count = iter(rows), 0
-    while batch := [tuple(row) for row in islice(remaining, BATCH)]:
+    while batch := list(map(tuple, islice(remaining, BATCH))):
         connection.exec_driver_sql(statement, batch)
         count += len(batch)
     return count

@@ -50,7 +50,7 @@ class Collection:
     tenant_owned: bool
     _image: "msgspec.json.Decoder[tuple[Any, ...]]" = field(repr=False)
     _key: "msgspec.json.Decoder[tuple[Any, ...]]" = field(repr=False)
-    _readers: tuple[tuple[int, str, Callable[[Any], Any]], ...] = field(repr=False)
+    _readers: tuple[tuple[int, Callable[[Any], Any]], ...] = field(repr=False)
 
     @property
     def row_columns(self) -> tuple[str, ...]:
@@ -66,11 +66,12 @@ class Collection:
                 missing.
         """
         values = _decoded(self.name, self._image, image)
-        for index, column, read in self._readers:
-            try:
+        index = 0
+        try:
+            for index, read in self._readers:
                 values[index] = read(values[index])
-            except ValueError as error:
-                raise DocumentError(f"{self.name}.{column}: {error}") from None
+        except ValueError as error:
+            raise DocumentError(f"{self.name}.{self.columns[index].name}: {error}") from None
         if self.payload is not None:
             if payload is None:
                 raise DocumentError(f"{self.name}.{self.payload}: is missing")
@@ -118,7 +119,9 @@ def _json_type(column: "Column[Any]") -> type:
 def _reader(collection: str, column: "Column[Any]") -> Callable[[Any], Any] | None:
     """What makes a column's value of its JSON; None: it is that already."""
     if isinstance(column.type, LargeBinary):
-        return _text_bytes if is_text(collection, column.name) else _bytes
+        if is_text(collection, column.name):
+            return _text_bytes
+        return _bytes if column.nullable else bytes.fromhex
     if isinstance(column.type, DateTime):
         return _time
     return _boolean if isinstance(column.type, Boolean) else None
@@ -161,7 +164,7 @@ def _collection(code: int, model: type[SQLModel]) -> Collection:
         _image=_decoder(columns),
         _key=_decoder(table.primary_key.columns),
         _readers=tuple(
-            (index, column.name, read)
+            (index, read)
             for index, column in enumerate(columns)
             if (read := _reader(name, column)) is not None
         ),

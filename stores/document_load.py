@@ -9,6 +9,7 @@ from sqlalchemy import Boolean, Connection, DateTime
 from models.backup_file import BackupDamaged
 from models.changelog import ABSENT, Entry
 from stores.bulk import insert_rows
+from stores.bulk_packed import insert_packed
 from stores.collections import BY_CODE, COLLECTIONS, Collection
 
 Row = Sequence[Any]
@@ -17,6 +18,9 @@ _TIME = "%Y-%m-%d %H:%M:%S.%f"
 
 def load_rows(connection: Connection, collection: Collection, rows: Iterable[Row]) -> None:
     """Insert documents that are not there yet, by their rows."""
+    if connection.dialect.name == "sqlite":
+        insert_packed(connection, collection.table, collection.row_columns, rows)
+        return
     convert = _converter(connection, collection)
     insert_rows(connection, collection.table, collection.row_columns, map(convert, rows))
 

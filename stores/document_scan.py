@@ -2,15 +2,17 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
+from stores import leaf_reader
 from stores.changelog_sql import image_sql, key_sql, row_sql
 from stores.collections import Collection
 
 AT_ONCE = 2_000
-"""Rows that are fetched together, so that memory does not grow with the table."""
+"""Rows that are fetched together from a server, so that memory does not grow with the table."""
 
 
 class Stored(NamedTuple):
@@ -42,6 +44,43 @@ def scan_images(
     return _select(connection, collection, payload)
 
 
+@dataclass(frozen=True)
+class Span:
+    """Some documents of a collection in SQLite: a query for their rows, and what it is bound to."""
+
+    collection: Collection
+    query: str
+    bounds: tuple[Any, ...]
+
+
+def scan_span(connection: Connection, span: Span) -> Iterator[list[tuple[Any, ...]]]:
+    """The rows of a span, some at a time."""
+    return _fetched(connection, span.query, span.bounds)
+
+
+def spans(connection: Connection, collection: Collection, size: int) -> Iterator[Span]:
+    """All documents of a collection in SQLite, some ``size`` in a span, each as of `scan_rows`."""
+    names = ", ".join(f't."{column.name}"' for column in collection.keys)
+    marks = ", ".join("?" for _ in collection.keys)
+    after, upto = f"({names}) > ({marks})", f"({names}) <= ({marks})"
+    driver: Any = connection.connection.driver_connection
+    start: tuple[Any, ...] = ()
+    while True:
+        where = f"WHERE {after}" if start else ""
+        last = driver.execute(
+            f"SELECT {names} FROM {collection.name} t {where} "  # noqa: S608 - names of our own
+            f"ORDER BY {names} LIMIT 1 OFFSET {size - 1}",
+            start,
+        ).fetchone()
+        bounds = " AND ".join([after] * bool(start) + [upto] * bool(last))
+        row = row_sql("sqlite", collection, "t")
+        query = _query("sqlite", collection, row, f"WHERE {bounds}" if bounds else "")
+        yield Span(collection, query, (*start, *(last or ())))
+        if last is None:
+            return
+        start = last
+
+
 def is_what_was_written(row: Sequence[Any]) -> bool:
     """Whether the value of a tenant's key is that of the digest in its row.
 
@@ -55,23 +94,29 @@ def is_what_was_written(row: Sequence[Any]) -> bool:
 
 
 def _select(connection: Connection, collection: Collection, columns: str) -> Iterator[Any]:
-    dialect = connection.dialect.name
-    order = ", ".join(f't."{column.name}"' for column in collection.keys)
-    query = (
-        f"SELECT {key_sql(dialect, collection, 't')}, {image_sql(dialect, collection, 't')}, "  # noqa: S608 - names of our own tables
-        f"{columns} FROM {collection.name} t ORDER BY {order}"
-    )
-    if dialect == "sqlite":  # the driver's own rows: SQLAlchemy's cost more than the query
+    query = _query(connection.dialect.name, collection, columns)
+    if connection.dialect.name == "sqlite":
         return _fetched(connection, query)
     streaming = connection.execution_options(stream_results=True, max_row_buffer=AT_ONCE)
     return streaming.execute(text(query)).partitions(AT_ONCE)
 
 
-def _fetched(connection: Connection, query: str) -> Iterator[list[tuple[Any, ...]]]:
+def _query(dialect: str, collection: Collection, columns: str, where: str = "") -> str:
+    order = ", ".join(f't."{column.name}"' for column in collection.keys)
+    return (
+        f"SELECT {key_sql(dialect, collection, 't')}, {image_sql(dialect, collection, 't')}, "  # noqa: S608 - names of our own tables
+        f"{columns} FROM {collection.name} t {where} ORDER BY {order}"
+    )
+
+
+def _fetched(
+    connection: Connection, query: str, bounds: Sequence[Any] = ()
+) -> Iterator[list[tuple[Any, ...]]]:
+    """The driver's own rows: SQLAlchemy's cost more than the query."""
     driver: Any = connection.connection.driver_connection
-    cursor = driver.execute(query)
+    cursor = driver.execute(query, bounds)
     try:
-        while part := cursor.fetchmany(AT_ONCE):
+        while part := cursor.fetchmany(leaf_reader.AT_ONCE):
             yield part
     finally:
         cursor.close()

@@ -1,17 +1,18 @@
 """The state root of any number of documents in bounded memory."""
 
+import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from operator import add
 from pathlib import Path
 from types import TracebackType
 
 from models.changelog import ABSENT
 from models.state_tree import EMPTY, FANOUT, branch_hash, bucket_hash, root_hash
 
-_KEY = 32
-_LEAF = 64
-_IN_MEMORY = 64 * 1024 * 1024
-"""Bytes of leaves, a million of them, after which they go to disk."""
+_LEAF = struct.Struct("32s32s")
+_IN_MEMORY = 16 * 1024 * 1024
+"""Bytes of leaves, a quarter of a million of them, after which they go to disk."""
 
 Leaves = dict[bytes, bytes]
 
@@ -24,7 +25,7 @@ class LeafSpool:
 
     def __init__(self, *, in_memory: int = _IN_MEMORY) -> None:
         self._parts = [bytearray() for _ in range(FANOUT)]
-        self._room = self._in_memory = in_memory // _LEAF
+        self._room = self._in_memory = in_memory // _LEAF.size
         self._directory: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> "LeafSpool":
@@ -46,13 +47,25 @@ class LeafSpool:
     def add(self, key: bytes, digest: bytes) -> None:
         """Take one document, by the digests of key and content."""
         self._parts[key[0]] += key + digest
-        self._room -= 1
-        if not self._room:
-            self._spill()
+        self._took(1)
+
+    def extend(self, keys: Sequence[bytes], digests: Sequence[bytes]) -> None:
+        """Take as many documents as there are keys, in their order."""
+        parts = self._parts
+        for key, digest in zip(keys, digests, strict=True):
+            parts[key[0]] += key + digest
+        self._took(len(keys))
+
+    def take(self, leaves: bytes) -> None:
+        """Take documents by their leaves, 64 bytes each, one after the other."""
+        parts = self._parts
+        for at in range(0, len(leaves), _LEAF.size):
+            parts[leaves[at]] += leaves[at : at + _LEAF.size]
+        self._took(len(leaves) // _LEAF.size)
 
     def copy(self) -> "LeafSpool":
         """Another spool with the same documents; to be left as a context of its own."""
-        made = LeafSpool(in_memory=self._in_memory * _LEAF)
+        made = LeafSpool(in_memory=self._in_memory * _LEAF.size)
         for number, part in enumerate(self._parts):
             made._parts[number] = bytearray(part)
             if self._directory is not None:
@@ -86,6 +99,11 @@ class LeafSpool:
         if self._directory is None:
             self._directory = tempfile.TemporaryDirectory(prefix="chainring-leaves-")
 
+    def _took(self, documents: int) -> None:
+        self._room -= documents
+        if self._room <= 0:
+            self._spill()
+
     def _spill(self) -> None:
         self._open_directory()
         for number, part in enumerate(self._parts):
@@ -98,9 +116,9 @@ class LeafSpool:
         data = bytes(self._parts[number])
         if self._directory is not None:
             data = self._file(number).read_bytes() + data
-        leaves = {
-            data[at : at + _KEY]: data[at + _KEY : at + _LEAF] for at in range(0, len(data), _LEAF)
-        }
+        leaves = dict(_LEAF.iter_unpack(data))
+        if ABSENT not in leaves.values():
+            return leaves
         return {key: digest for key, digest in leaves.items() if digest != ABSENT}
 
     def _file(self, number: int) -> Path:
@@ -112,6 +130,6 @@ def _branch(leaves: Leaves) -> bytes:
     if not leaves:
         return EMPTY
     buckets: list[list[bytes]] = [[] for _ in range(FANOUT)]
-    for key in sorted(leaves):
-        buckets[key[1]].append(key + leaves[key])
+    for leaf in sorted(map(add, leaves.keys(), leaves.values())):
+        buckets[leaf[1]].append(leaf)
     return branch_hash([bucket_hash(bucket) for bucket in buckets])

@@ -346,4 +346,4 @@ def read_whole(stream: BinaryIO, info: ObjectInfo, limit: int) -> bytes:
     """
     if info.size > limit:
         raise ObjectTooLarge(f"object {info.name}: {info.size} bytes, at most {limit} are read")
-    return stream.read()
+    return stream.read(info.size)  # told the size, the stream reads it at once

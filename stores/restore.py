@@ -24,7 +24,7 @@ from stores.changelog import StoreIdentity, adopt
 from stores.collections import COLLECTIONS
 from stores.leaf_spool import LeafSpool
 from stores.ledger import Ledger
-from stores.read_back import read_back
+from stores.parallel_read import ReadBack
 from stores.restore_build import Builder, Count, Course
 from stores.restore_plan import BackupReader, Base
 from stores.restore_proof import RestoreMismatch, compare_signed, gap_of, wanted_seq
@@ -119,11 +119,11 @@ class Restorer:
     def _prove(
         self, target: Target, base: Base, expected: Checkpoint, goal: Goal, course: Course
     ) -> RestoreReport:
-        with self._phase("healing check") as count:
+        with self._phase("healing check") as count, _read_back(target.engine, count) as reading:
             root = course.leaves.root()
             note = compare_signed(base, course, expected, root)
             now = root if course.made is None else course.made.root()
-            documents, erased = self._heal(target.engine, course, count)
+            documents, erased = _heal(reading, course)
         with self._phase("verify receipts") as count:
             receipts, fault = self._verify_receipts(target.engine)
             count(receipts)
@@ -165,21 +165,6 @@ class Restorer:
             schema_version=self._reader.upcasters.current,
         )
 
-    def _heal(self, engine: Engine, course: Course, count: Count) -> tuple[int, int]:
-        """Read every document back: how many there are, and how many were erased.
-
-        Raises:
-            RestoreMismatch: what is there is not what must be; names the first difference.
-        """
-        with LeafSpool() as found, read(engine) as connection:
-            documents = 0
-            for collection in COLLECTIONS:
-                documents += read_back(connection, [collection], found)
-                count(documents)
-            if found.same(course.now):
-                return documents, 0
-            return documents, _erased(course, found)
-
     def _verify_receipts(self, engine: Engine) -> tuple[int, LedgerFault | None]:
         """Check the restored ledger alone, and against the checkpoints that it reaches.
 
@@ -208,6 +193,26 @@ class Restorer:
 
         yield count
         self._phases.append(Phase(name=name, seconds=self._clock() - started, amount=amount))
+
+
+@contextmanager
+def _read_back(engine: Engine, count: Count) -> Iterator[ReadBack]:
+    with LeafSpool() as found, read(engine) as connection:
+        reading = ReadBack(connection, COLLECTIONS, found, count)
+        with reading.helped():
+            yield reading
+
+
+def _heal(reading: ReadBack, course: Course) -> tuple[int, int]:
+    """Read every document back: how many there are, and how many were erased.
+
+    Raises:
+        RestoreMismatch: what is there is not what must be; names the first difference.
+    """
+    documents = reading.finish()
+    if reading.found.same(course.now):
+        return documents, 0
+    return documents, _erased(course, reading.found)
 
 
 @contextmanager

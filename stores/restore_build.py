@@ -6,10 +6,12 @@ are loaded with what these made of each document. Only what does not fit is repl
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import ne
+from typing import NamedTuple
 
 from sqlalchemy import Engine
 
-from models.backup_file import BackupDamaged, BackupFile, Unseal
+from models.backup_file import BackupDamaged, Unseal
 from models.changelog import Change, Entry
 from models.checkpoint import Checkpoint
 from models.documents import NAMES, document_digest, key_digest
@@ -62,12 +64,12 @@ class Course:
         """What must be in the store."""
         return self.leaves if self.made is None else self.made
 
-    def add(self, change: Change, now: bytes | None = None) -> None:
-        """Take a document as a change left it; ``now`` is its digest where it was upcast."""
-        self.leaves.add(change.key, change.after)
+    def extend(self, keys: Sequence[bytes], signed: Sequence[bytes], now: Sequence[bytes]) -> None:
+        """Take documents, by their digests as they were signed and as they are now."""
+        self.leaves.extend(keys, signed)
         if self.made is not None:
-            self.made.add(change.key, change.after if now is None else now)
-            self.upcast += now not in (None, change.after)
+            self.made.extend(keys, now)
+            self.upcast += sum(map(ne, signed, now))
 
     def has_older(self, version: int) -> None:
         """Documents of an older version come: from here on there are two states."""
@@ -120,13 +122,11 @@ class Builder:
         schema = manifest.schema_version
         if schema != self._upcasters.current:
             course.has_older(schema)
-        changes: list[tuple[Change, bytes | None]] = []
+        parts: list[_Part] = []
         fold: dict[bytes, Entry | Change] = {}
-        while len(changes) < MOST_FOLDED and (part := self._next(course)):
-            for each in part:
-                change = each.change if isinstance(each, Entry) else each
-                changes.append((change, _digest_now(each, course)))
-                fold[change.key] = each
+        while sum(len(each.keys) for each in parts) < MOST_FOLDED and (part := self._next(course)):
+            fold.update(zip(part.keys, part.changes, strict=True))
+            parts.append(part._replace(changes=()))
         done = 0
         for ref in manifest.chunks:
             self._chunk(ref, schema, fold, course)
@@ -134,8 +134,8 @@ class Builder:
             count(done)
         self._check_base(manifest, course)
         self._load_new(fold.values())
-        for change, now in changes:
-            course.add(change, now)
+        for part in parts:
+            course.extend(part.keys, part.signed, part.now)
         for key, each in fold.items():
             if isinstance(each, Change):
                 course.unread(key)
@@ -144,32 +144,35 @@ class Builder:
         """Make the changes that were not folded."""
         while part := self._next(course):
             with write(self._engine) as connection:
-                replay(connection, [each for each in part if isinstance(each, Entry)])
-            for each in part:
-                change = each.change if isinstance(each, Entry) else each
-                course.add(change, _digest_now(each, course))
+                replay(connection, [each for each in part.changes if isinstance(each, Entry)])
+            course.extend(part.keys, part.signed, part.now)
+            for each in part.changes:
                 if isinstance(each, Change):
-                    course.unread(change.key)
+                    course.unread(each.key)
             count(course.changes)
 
-    def _next(self, course: Course) -> Sequence[Entry | Change]:
-        """The next segment's changes, up to the goal; empty at the end."""
+    def _next(self, course: Course) -> "_Part | None":
+        """The next segment's changes, up to the goal; None at the end."""
         if course.stopped or (link := next(self._links, None)) is None:
-            return ()
+            return None
         changes = link.file.changes
         wanted, course.stopped = self._cut(changes)
         if not wanted:
-            return ()
+            return None
         course.segments.append(link.name)
         course.last = (link.head, link.note)
         course.seq = changes[wanted - 1].seq
         course.chain = link.chain_after(wanted)
         course.changes += wanted
         course.last_at = changes[wanted - 1].at
-        if link.schema == self._upcasters.current:
-            return link.entries[:wanted]
-        course.has_older(link.schema)
-        return [self._now(each, link.schema) for each in link.entries[:wanted]]
+        entries: Sequence[Entry | Change] = link.entries[:wanted]
+        if link.schema != self._upcasters.current:
+            course.has_older(link.schema)
+            entries = [self._now(each, link.schema) for each in entries]
+        _, keys, digests = link.file.named()
+        signed = digests[:wanted]
+        now = signed if course.made is None else list(map(_digest_now, entries, signed))
+        return _Part(entries, keys[:wanted], signed, now)
 
     def _now(self, each: Entry | Change, schema: int) -> Entry | Change:
         """A change of an older version with its document as it is in this one."""
@@ -201,52 +204,34 @@ class Builder:
         self, ref: ChunkRef, schema: int, fold: dict[bytes, Entry | Change], course: Course
     ) -> None:
         file = read_chunk(self._objects, ref)
-        codes, _, _ = file.named()
+        codes, keys, digests = file.named()
         collection = BY_CODE.get(codes[0])
         if collection is None or len(set(codes)) > 1:
             raise BackupDamaged(f"{ref.name}: is not of one collection that this release knows")
-        rows: list[Row] = []
-        add = course.leaves.add
-        for key, digest, row in self._documents(file, collection, schema, course):
-            add(key, digest)
-            if key in fold:
-                changed = fold.pop(key)
-                rows += _rows_of(changed)
-                if isinstance(changed, Change):
-                    course.unread(key)
-            elif row is not None:
-                rows.append(row)
-            else:
-                course.unread(key)
-        with write(self._engine) as connection:
-            load_rows(connection, collection, rows)
-
-    def _documents(
-        self, file: BackupFile, collection: Collection, schema: int, course: Course
-    ) -> Iterable[tuple[bytes, bytes, Row | None]]:
-        """Key, digest and present row of a chunk's documents; `Course.made` knows of them."""
-        _, keys, digests = file.named()
-        found = zip(keys, digests, file.rows(self._unseal), strict=True)
+        found: Iterable[Row | None] = file.rows(self._unseal)
+        course.leaves.extend(keys, digests)
         if schema != self._upcasters.current:
-            return self._older(found, collection, schema, course)
-        if course.made is not None:
-            for key, digest in zip(keys, digests, strict=True):
-                course.made.add(key, digest)
-        return found
+            found = self._older(keys, digests, found, collection, schema, course)
+        elif course.made is not None:
+            course.made.extend(keys, digests)
+        with write(self._engine) as connection:
+            load_rows(connection, collection, _folded(collection, keys, found, fold, course))
 
     def _older(
         self,
-        found: Iterable[tuple[bytes, bytes, Row | None]],
+        keys: Sequence[bytes],
+        digests: Sequence[bytes],
+        rows: Iterable[Row | None],
         collection: Collection,
         schema: int,
         course: Course,
-    ) -> Iterator[tuple[bytes, bytes, Row | None]]:
+    ) -> Iterator[Row | None]:
         """Documents of an older version: each proved as it was, and then upcast."""
         assert course.made is not None
-        for key, digest, row in found:
+        for key, digest, row in zip(keys, digests, rows, strict=True):
             if row is None:
                 course.made.add(key, digest)
-                yield key, digest, None
+                yield None
                 continue
             image, payload = self._upcasters.image_of(schema, collection.name, row)
             if document_digest(image) != digest:
@@ -254,7 +239,7 @@ class Builder:
             now = self._upcasters.upcast(schema, collection.name, image)
             course.made.add(key, document_digest(now))
             course.upcast += now != image
-            yield key, digest, collection.row(now, payload)
+            yield collection.row(now, payload)
 
     def _check_base(self, manifest: Manifest, course: Course) -> None:
         """The chunks must make the signed state root: after a change within a segment, where a
@@ -270,20 +255,45 @@ class Builder:
         """Load the documents that were made after the snapshot."""
         rows: dict[int, list[Row]] = {}
         for each in entries:
-            if isinstance(each, Entry):
-                rows.setdefault(each.change.collection, []).extend(_rows_of(each))
+            if isinstance(each, Entry) and each.image is not None:
+                rows.setdefault(each.change.collection, []).append(row_of(each))
         with write(self._engine) as connection:
             for collection in COLLECTIONS:
                 load_rows(connection, collection, rows.get(collection.code, []))
 
 
-def _digest_now(each: Entry | Change, course: Course) -> bytes | None:
-    """The digest of a document that may have been upcast; None: as its change says."""
-    if course.made is None or isinstance(each, Change) or each.image is None:
-        return None
+class _Part(NamedTuple):
+    """Changes of a segment, and the documents by their digests as they were signed and are now."""
+
+    changes: Sequence[Entry | Change]
+    keys: Sequence[bytes]
+    signed: Sequence[bytes]
+    now: Sequence[bytes]
+
+
+def _digest_now(each: Entry | Change, signed: bytes) -> bytes:
+    """The digest of a document that may have been upcast."""
+    if isinstance(each, Change) or each.image is None:
+        return signed
     return document_digest(each.image)
 
 
-def _rows_of(each: Entry | Change) -> list[Row]:
-    """The row that a change left, if it left one that can be read."""
-    return [row_of(each)] if isinstance(each, Entry) and each.image is not None else []
+def _folded(
+    collection: Collection,
+    keys: Sequence[bytes],
+    rows: Iterable[Row | None],
+    fold: dict[bytes, Entry | Change],
+    course: Course,
+) -> Iterator[Row]:
+    """A chunk's rows as the changes left them, which are taken out of ``fold``."""
+    for key, row in zip(keys, rows, strict=True):
+        if key in fold:
+            changed = fold.pop(key)
+            if isinstance(changed, Change):
+                course.unread(key)
+            elif changed.image is not None:
+                yield collection.row(changed.image, changed.payload)
+        elif row is not None:
+            yield row
+        else:
+            course.unread(key)

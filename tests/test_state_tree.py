@@ -70,6 +70,19 @@ def test_the_spool_has_the_same_root(state: dict[bytes, bytes]) -> None:
         assert all(spool.digest(key) == digest for key, digest in state.items())
 
 
+@settings(max_examples=40, deadline=None)
+@given(STATES, st.integers(1, 20))
+def test_leaves_are_taken_many_at_a_time(state: dict[bytes, bytes], room: int) -> None:
+    old = [bytes([digest[0] ^ 1]) + digest[1:] for digest in state.values()]
+    with LeafSpool(in_memory=64 * room) as spool, LeafSpool(in_memory=64 * room) as other:
+        spool.extend(list(state), old)
+        spool.extend(list(state), list(state.values()))
+        other.take(b"".join(map(bytes.__add__, state, old)))
+        other.take(b"".join(leaves(state)))
+        assert spool.root() == other.root() == state_root(leaves(state))
+        assert spool.same(other)
+
+
 @settings(deadline=None)
 @given(STATES, KEYS, DIGESTS)
 def test_another_state_has_another_root(
