@@ -138,14 +138,16 @@ def settle(url: str) -> None:
         StoreUnavailable: it could not be made durable.
     """
     engine = open_engine(url)
-    if engine.dialect.name == "sqlite":
-        assert engine.url.database
-        with open(engine.url.database, "rb") as file:  # noqa: PTH123 - a handle to flush
-            os.fsync(file.fileno())
-    with write(engine, lock="schema") as connection:  # commits, and flushes all before it
-        if engine.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_current_xact_id()"))
-    engine.dispose()
+    try:
+        if engine.dialect.name == "sqlite":
+            assert engine.url.database
+            with open(engine.url.database, "rb") as file:  # noqa: PTH123 - a handle to flush
+                os.fsync(file.fileno())
+        with write(engine, lock="schema") as connection:  # commits, and flushes all before it
+            if engine.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_current_xact_id()"))
+    finally:
+        engine.dispose()
 
 
 def _make_hasty(connection: Any, _record: Any) -> None:
