@@ -223,7 +223,7 @@ def _heal(reading: ReadBack, course: Course) -> tuple[int, int]:
 
 @contextmanager
 def _naming(target: Engine) -> Iterator[None]:
-    """Name the database that does not take what is built: beside it there is one that must live."""
+    """Name the database that does not take what is built: it is not the one that serves."""
     try:
         yield
     except StoreUnavailable as error:

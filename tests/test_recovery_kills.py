@@ -17,6 +17,7 @@ from temporalio.client import Client
 from gateway.kv_mode import ModeUnavailable, RegionMode
 from models.receipts import Draft
 from models.recovery import FailOverRequest, FailOverStatus
+from stores.backup_layout import manifests
 from stores.chain_check import check_ledger
 from stores.changelog import identity
 from stores.changelog import last_seq as last_change
@@ -25,6 +26,7 @@ from stores.ledger import Ledger
 from stores.pointer import PrimaryEngine, PrimaryPointer
 from stores.spool import SpoolError
 from stores.sql import StoreUnavailable, open_engine, read
+from workers.backup_places import open_objects
 from workers.children import die_with_parent
 from workers.settings import load_region, region_file
 from workers.stack_plan import Options, set_up
@@ -113,15 +115,17 @@ class Region:
             self.told[key] = key.encode()
 
     def backed_up(self) -> bool:
+        """Whether its head is witnessed, and a snapshot is there that the changes follow."""
+        backup = self.addresses.backup
+        assert backup is not None
         engine = open_engine(self.addresses.database)
         try:
             with read(engine) as connection:
                 newest = last_change(connection)
-            assert self.addresses.backup is not None
-            note = self.addresses.backup.witness / (
-                f"{self.name}-state-{identity(engine, self.name).id}.note"
-            )
-            return note.exists() and int(note.read_text().splitlines()[1]) >= newest
+            store = identity(engine, self.name).id
+            note = backup.witness / f"{self.name}-state-{store}.note"
+            shipped = note.exists() and int(note.read_text().splitlines()[1]) >= newest
+            return shipped and any(True for _ in manifests(open_objects(backup), self.name, store))
         finally:
             engine.dispose()
 
