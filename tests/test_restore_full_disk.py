@@ -3,6 +3,7 @@
 The disk is a small file system in memory: to mount it takes root, if only that of ``unshare -rm``.
 """
 
+import asyncio
 import errno
 import os
 import subprocess
@@ -12,11 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from recovery_harness import REGION
+from restore_harness import recovery_worker, until_restore
+from rollout_harness import Plane
 from sim_world import World
+from temporalio.client import Client
 
-from models.recovery import BuildStore, BuiltStore, RestoreRequest
+from models.recovery import BuildStore, BuiltStore, RestoreRequest, RestoreStatus
+from stores.kv import TenantKV
 from stores.leaf_spool import LeafSpool
-from stores.sql import StoreUnavailable
+from stores.sql import StoreUnavailable, open_engine
+from workers.cli import recovery_runs
 
 pytest_plugins = ["rollout_fixtures"]
 
@@ -114,6 +121,42 @@ def test_a_target_that_does_not_fit_is_named_and_thrown_away(tmp_path: Path, dis
         goes_on(world)
         disk.free()
         succeeds(world, restored(disk.path))
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_a_restore_says_that_it_waits_for_room_and_goes_on_with_it(
+    plane: Plane, disk: Disk, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workflow itself, by the command that an operator looks at it with."""
+
+    async def region_client(_region: str) -> Client:
+        return plane.client
+
+    monkeypatch.setattr(recovery_runs, "region_client", region_client)
+    async with recovery_worker(disk.path, plane.client) as recovery:
+        live = TenantKV(recovery.backup.engine, "acme")
+        for number in range(12):
+            live.put(f"k{number}", VALUE)
+        recovery.backup.snapshot()
+        disk.fill()
+        handle = await recovery.start()
+        said = ""
+        for _ in range(600):
+            _, status = await recovery_runs.standing(REGION, handle.id, RestoreStatus)
+            assert status.state == "restoring"
+            if said := capsys.readouterr().err:
+                break
+            await asyncio.sleep(0.05)
+        assert f"{handle.id} waits: build_store, attempt " in said
+        assert "store full" in said and "region-restored-" in said
+        assert live.get("k3") is not None
+        disk.free()
+        status = await until_restore(handle, "published")
+        assert recovery.primary().store == status.report.restored_store
+        assert recovery.primary().database != recovery.url
+        engine = open_engine(recovery.primary().database)
+        assert len(list(TenantKV(engine, "acme").items())) == 12
+        engine.dispose()
 
 
 def test_leaves_that_do_not_fit_are_named(
