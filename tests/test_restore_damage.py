@@ -158,6 +158,16 @@ def test_segments_twice_and_overlapping_do_no_harm(
     assert documents(target) == shipped.documents()
 
 
+def test_a_copy_under_another_name_is_passed_over(shipped: Backup, target: Engine) -> None:
+    """It sorts before the segment that it is a copy of; a certificate must not name it."""
+    names = _names(shipped, "changelog")
+    copy = f"{names[-1][:-36]}{'0' * 32}.seg"
+    shipped.objects.put(copy, shipped.objects.get(names[-1], 1 << 20))
+    report = shipped.restore(target)
+    assert report.complete and report.segments[-1] == names[-1]
+    assert [each.where for each in report.findings] == [copy]
+
+
 def test_a_lost_state_tree_is_built_anew_and_checked(shipped: Backup, target: Engine) -> None:
     shipped.work(5)  # not shipped yet
     shipped.tree_file = shipped.directory / "another.db"
