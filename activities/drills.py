@@ -23,7 +23,8 @@ from stores.objects import ObjectStore
 from stores.pins import pinned
 from stores.pointer import Pointer
 from stores.restore import Target
-from stores.scratch import ScratchStores
+from stores.restore_target import thrown_away_on_error
+from stores.scratch import Scratch, ScratchStores
 from stores.sql import open_scratch
 
 MOST_FAULTS = 50
@@ -68,13 +69,8 @@ class DrillActivities:
         self._scratch.drop(primary.database, step.holder)
         made = self._scratch.make(primary.database, step.holder)
         started = datetime.now(UTC)
-        engine = open_scratch(made.database(primary.database))
-        try:
-            target = Target(engine, made.store, primary.epoch + 1)
-            with pinned(self._objects, self._region, step.holder, beat=activity.heartbeat):
-                done = self._driller.drill(step.kind, primary.store, target, activity.heartbeat)
-        finally:
-            engine.dispose()
+        with thrown_away_on_error(made.database(primary.database)):
+            done = self._drill(step, primary, made)
         return self._judged(done, started)
 
     @activity.defn
@@ -93,6 +89,15 @@ class DrillActivities:
                 await asyncio.to_thread(self._scratch.drop, self._primary().database, other)
                 swept.append(other)
         return swept
+
+    def _drill(self, step: DrillStep, primary: Pointer, made: Scratch) -> Drilled:
+        engine = open_scratch(made.database(primary.database))
+        try:
+            target = Target(engine, made.store, primary.epoch + 1)
+            with pinned(self._objects, self._region, step.holder, beat=activity.heartbeat):
+                return self._driller.drill(step.kind, primary.store, target, activity.heartbeat)
+        finally:
+            engine.dispose()
 
     def _judged(self, done: Drilled, started: datetime) -> DrillResult:
         report = done.report

@@ -1,23 +1,27 @@
 """Effects of a failover: a region's request path goes to its buffer, and back to its store."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from sqlalchemy import Engine
 from temporalio import activity
 
 from activities.errors import final_errors
 from activities.heartbeats import alive, beat
 from models.buffer import DrainReport
-from models.primary import Mode, Primary
+from models.primary import LONGEST_WHY, Mode, Primary
 from models.receipts import Draft
 from models.recovery import Degraded, Drained, DrainStore, FailOverRequest
 from stores.drain import drain_and_clear
 from stores.ledger import Ledger
 from stores.pointer import Pointer
-from stores.primary import SPOOL, PrimaryFile
-from stores.spool import Spool
+from stores.primary import SPOOL, PrimaryFile, StalePrimary
+from stores.spool import Spool, SpoolOwned
 from stores.sql import open_engine
+
+
+class DrainWaits(Exception):
+    """The drain does not come to its end now, and the region buffers on; it is tried again."""
 
 
 class FailOverActivities:
@@ -48,7 +52,7 @@ class FailOverActivities:
         """Have the tenants' writes buffered from now on; a region that does so already goes on."""
         found = self._file.read()
         if found.mode != "buffered":
-            found = self._switch("buffered", request.reason)
+            found = self._switch(found, "buffered", request.reason)
         return Degraded(epoch=found.epoch, why=found.why)
 
     @activity.defn
@@ -58,39 +62,62 @@ class FailOverActivities:
         """Stop taking writes for a moment, make the buffered ones in the store, serve from it.
 
         The buffer is whose process has it: until the gateway has let go of it, this is tried again.
-        It is emptied when the backup has what was in it: a new store may be lost again.
+        It is emptied when the backup has what was in it: a new store may be lost again. While the
+        backup or the store does not take it, the region buffers on.
         """
         found = self._file.read()
         if found.mode == "buffered":
             self._secure()  # a store without a backup takes long, and writes are taken meanwhile
-            found = self._switch("draining", step.reason)
-        primary = self._primary()
-        engine = open_engine(primary.database)
+            found = self._switch(found, "draining", step.reason)
         try:
-            drained = self._drain(engine, primary.store, step, found.epoch)
-        finally:
-            engine.dispose()
-        if self._file.read().mode == "draining":
-            self._switch("normal", step.reason, snapshot=None, snapshot_at=None)
+            drained = self._drain(step, found.epoch)
+        except SpoolOwned:
+            raise  # the gateway lets go of it within a moment
+        except Exception as error:
+            self._buffer_on(found, f"the drain waits: {error}")
+            raise
+        return self._serve(found, step, drained)
+
+    def _serve(self, found: Primary, step: DrainStore, drained: Drained) -> Drained:
+        """Serve from the store again; only who has drained under the epoch in force may say so.
+
+        Raises:
+            DrainWaits: another attempt had the region buffer on, and there may be new writes.
+        """
+        if found.mode == "draining" and self._file.read() == found:
+            self._switch(found, "normal", step.reason, snapshot=None, snapshot_at=None)
+        if (now := self._file.read().mode) != "normal":
+            raise DrainWaits(f"region {self._region} is {now} by another attempt")
         return drained
 
-    def _drain(self, engine: Engine, store: str, step: DrainStore, epoch: int) -> Drained:
+    def _buffer_on(self, found: Primary, why: str) -> None:
+        """Take writes again: the spool has kept all, and what is in the store has its marks."""
+        if found.mode == "draining":
+            with contextlib.suppress(StalePrimary):  # another attempt has gone on from there
+                self._switch(found, "buffered", why[:LONGEST_WHY])
+
+    def _drain(self, step: DrainStore, epoch: int) -> Drained:
+        primary = self._primary()
+        engine = open_engine(primary.database)
         ledger = Ledger(engine, self._region)
         recorded: list[Drained] = []
 
         def secure(report: DrainReport) -> None:
-            recorded.append(self._record(ledger, step, _drained(report), store))
+            recorded.append(self._record(ledger, step, _drained(report), primary.store))
             self._secure()
 
-        spool = Spool(self._spool, epoch=epoch)
         try:
-            drain_and_clear(engine, spool, rebuilt=step.rebuilt, progress=beat, secure=secure)
+            spool = Spool(self._spool, epoch=epoch)
+            try:
+                drain_and_clear(engine, spool, rebuilt=step.rebuilt, progress=beat, secure=secure)
+            finally:
+                spool.close()
         finally:
-            spool.close()
+            engine.dispose()
         return recorded[0]
 
-    def _switch(self, mode: Mode, why: str, **more: object) -> Primary:
-        found = self._file.read()
+    def _switch(self, found: Primary, mode: Mode, why: str, **more: object) -> Primary:
+        """Put another mode in force than the one that was found, unless somebody else has."""
         changed = {"epoch": found.epoch + 1, "mode": mode, "why": why, **more}
         wanted = found.model_copy(update=changed)
         self._file.switch(wanted)

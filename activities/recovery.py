@@ -24,6 +24,7 @@ from models.recovery import (
     SnapshotReport,
     SnapshotRequest,
 )
+from models.restore import RestoreReport
 from models.restore_certificate import Times
 from stores.backup_layout import epoch_name, manifests
 from stores.certifying import certify, keep_certificate
@@ -39,7 +40,13 @@ from stores.processes import ProcessStore
 from stores.region_state import jump_generation
 from stores.restore import Restorer, StoreWentOn, Target
 from stores.restore_plan import BackupReader, NothingToRestore
-from stores.restore_target import create_target, drop_target, target_url, without_password
+from stores.restore_target import (
+    create_target,
+    drop_target,
+    target_url,
+    thrown_away_on_error,
+    without_password,
+)
 from stores.shards import ShardStore
 from stores.snapshots import Snapshotter
 from stores.sql import StoreUnavailable, open_engine, open_scratch, settle, write
@@ -138,30 +145,38 @@ class RecoveryActivities:
         public = self._key.public(self._region)
         reader = BackupReader(self._objects, self._region, source, [public], self._unseal)
         url = target_url(primary.database, step.restored)
-        create_target(url)
         notes = list(self._checkpoints.notes())
-        engine = open_scratch(url)
+        restorer = Restorer(
+            reader,
+            checkpoints=[open_checkpoint(each, [public]) for each in notes],
+            progress=beat,
+        )
+        epoch = self._free_epoch(primary.epoch, step.restored, source)
         try:
-            restorer = Restorer(
-                reader,
-                checkpoints=[open_checkpoint(each, [public]) for each in notes],
-                progress=beat,
-            )
-            epoch = self._free_epoch(primary.epoch, step.restored, source)
-            target = Target(engine, step.restored, epoch)
-            with pinned(self._objects, self._region, step.workflow, beat=beat):
-                report = restorer.restore(target, note, request.goal)
+            with thrown_away_on_error(url):
+                create_target(url)
+                report = self._build(restorer, url, epoch, step, note)
+                settle(url)
         except NothingToRestore as error:
             former = self._restored_from(source, primary.epoch)
             hint = f"; what it was restored from may be had: store {former}" if former else ""
             raise NothingToRestore(f"{error}{hint}") from None
-        finally:
-            engine.dispose()
-        settle(url)
         wanted = notes[-1].decode() if notes and report.receipts_expected else ""
         return BuiltStore(
             report=report, head=note.decode(), checkpoint=wanted, replaces=primary.store
         )
+
+    def _build(
+        self, restorer: Restorer, url: str, epoch: int, step: BuildStore, note: bytes
+    ) -> RestoreReport:
+        """Restore into an empty database; nothing of it is durable yet."""
+        engine = open_scratch(url)
+        try:
+            target = Target(engine, step.restored, epoch)
+            with pinned(self._objects, self._region, step.workflow, beat=beat):
+                return restorer.restore(target, note, step.request.goal)
+        finally:
+            engine.dispose()
 
     @activity.defn
     @final_errors

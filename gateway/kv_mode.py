@@ -123,7 +123,8 @@ class RegionMode:
             ModeUnavailable: the mode's file or the spool is damaged, or the spool is another's.
         """
         found = self._serving
-        if found is None or self._changed(found):
+        # Who makes a change may have seen the file meanwhile, which then looks as it was seen.
+        if found is None or self._changed(found) or self._serving is not found:
             async with self._changing:
                 found = self._serving  # another request may have waited for the change already
                 if found is None or self._changed(found):

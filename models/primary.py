@@ -15,6 +15,10 @@ records are on their way into the primary: between two modes that both take writ
 moment in which none does."""
 
 
+LONGEST_WHY = 500
+"""Characters."""
+
+
 class Primary(BaseModel):
     """The state of a region's request path; whoever changes it takes a higher epoch.
 
@@ -31,7 +35,7 @@ class Primary(BaseModel):
     mode: Mode
     snapshot: str | None = None
     snapshot_at: AwareDatetime | None = None
-    why: str = Field(default="", max_length=500)
+    why: str = Field(default="", max_length=LONGEST_WHY)
 
     @field_validator("snapshot")
     @classmethod

@@ -20,7 +20,8 @@ Leaves = dict[bytes, bytes]
 class LeafSpool:
     """Leaves, apart by the branch that they belong to; one branch is looked at at a time.
 
-    A document that is added again is replaced, and `ABSENT` removes it.
+    A document that is added again is replaced, and `ABSENT` removes it. What writes or reads the
+    disk raises `OSError`, which names the directory.
     """
 
     def __init__(self, *, in_memory: int = _IN_MEMORY) -> None:
@@ -69,8 +70,7 @@ class LeafSpool:
         for number, part in enumerate(self._parts):
             made._parts[number] = bytearray(part)
             if self._directory is not None:
-                made._open_directory()
-                made._file(number).write_bytes(self._file(number).read_bytes())
+                made._append(number, self._file(number).read_bytes())
         made._room = self._room
         return made
 
@@ -104,11 +104,18 @@ class LeafSpool:
         if self._room <= 0:
             self._spill()
 
-    def _spill(self) -> None:
+    def _append(self, number: int, leaves: bytes | bytearray) -> None:
         self._open_directory()
-        for number, part in enumerate(self._parts):
+        try:
             with self._file(number).open("ab") as file:
-                file.write(part)
+                file.write(leaves)
+        except OSError as error:  # that of a write names no file
+            why = f"the leaves of a state root do not fit: {error.strerror}"
+            raise OSError(error.errno, why, str(self._file(number))) from error
+
+    def _spill(self) -> None:
+        for number, part in enumerate(self._parts):
+            self._append(number, part)
             part.clear()
         self._room = self._in_memory
 

@@ -28,7 +28,7 @@ from stores.parallel_read import ReadBack
 from stores.restore_build import Builder, Count, Course
 from stores.restore_plan import BackupReader, Base
 from stores.restore_proof import RestoreMismatch, compare_signed, gap_of, wanted_seq
-from stores.sql import create_all, read, write
+from stores.sql import StoreUnavailable, create_all, read, write
 
 Progress = Callable[[str, int], None]
 """Called with the phase's name and how much of it is done, at least once a chunk or segment."""
@@ -84,7 +84,13 @@ class Restorer:
             TargetNotEmpty: the target holds documents.
             RestoreMismatch, BackupDamaged, DocumentError: the backup cannot be trusted.
             models.verifier.Refused: the expected head, or a checkpoint, does not stand.
+            StoreUnavailable: the target cannot be written, and is named.
+            OSError: the disk is full where the leaves are spooled, which is named.
         """
+        with _naming(target.engine):
+            return self._restore(target, expected_note, goal)
+
+    def _restore(self, target: Target, expected_note: bytes, goal: Goal) -> RestoreReport:
         self._phases = []
         with self._phase("choose") as count:
             expected = self._reader.expected(expected_note)
@@ -213,6 +219,16 @@ def _heal(reading: ReadBack, course: Course) -> tuple[int, int]:
     if reading.found.same(course.now):
         return documents, 0
     return documents, _erased(course, reading.found)
+
+
+@contextmanager
+def _naming(target: Engine) -> Iterator[None]:
+    """Name the database that does not take what is built: it is not the one that serves."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        where = f"the database that is being built, {target.url.render_as_string()}"
+        raise StoreUnavailable(error.kind, f"{where}: {error.detail}") from error
 
 
 @contextmanager

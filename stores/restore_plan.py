@@ -18,7 +18,14 @@ from models.restore import Finding, Goal
 from models.upcasting import UPCASTERS, Upcasters
 from models.verifier import Refused
 from stores.backup_chunks import lost_chunk
-from stores.backup_layout import ManifestName, SegmentName, bad_objects, manifests, segments
+from stores.backup_layout import (
+    ManifestName,
+    SegmentName,
+    bad_objects,
+    manifests,
+    segment_name,
+    segments,
+)
 from stores.objects import ObjectDamaged, ObjectMissing, ObjectStore, ObjectTooLarge
 from stores.witness import open_head, state_ledger
 
@@ -202,6 +209,9 @@ class BackupReader:
                 f"its changes make the chain {after.hex()[:16]} after {name.last}; signed is "
                 f"{head.head[:16]} after {head.size}"
             )
+        own = segment_name(self.region, self.store, name.first, name.last, after)
+        if name.object.name != own:  # a certificate that names it would not stand
+            raise BackupDamaged(f"is a copy: its changes are those of {own}")
         return Link(
             name.object.name,
             file,

@@ -51,6 +51,17 @@ def drop_target(url: str) -> None:
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(_name(parsed)))
 
 
+@contextlib.contextmanager
+def thrown_away_on_error(url: str) -> Iterator[None]:
+    """Remove a database whose building fails: it may have filled the disk that others live on."""
+    try:
+        yield
+    except Exception:
+        with contextlib.suppress(StoreUnavailable, OSError):  # why it failed is what counts
+            drop_target(url)
+        raise
+
+
 def without_password(url: str) -> str:
     """An address that may be shown."""
     return make_url(url).render_as_string(hide_password=True)

@@ -55,6 +55,16 @@ class Lag:
     seconds: float
 
 
+def lag_after(engine: Engine, seq: int, clock: Callable[[], float]) -> Lag:
+    """How far a backup that goes up to ``seq`` is behind its store; ``clock``: Unix seconds.
+
+    Raises:
+        StoreUnavailable: the store does not answer.
+    """
+    count, oldest = waiting(engine, seq)
+    return Lag(count, 0.0 if oldest is None else max(0.0, clock() - oldest / 1000))
+
+
 class Shipper:
     """Ships one region's changelog.
 
@@ -130,10 +140,7 @@ class Shipper:
 
     def lag(self) -> Lag:
         """How far the backup is behind the store."""
-        position = self._start()
-        count, oldest = waiting(self.engine, position.seq)
-        age = 0.0 if oldest is None else max(0.0, self._clock() - oldest / 1000)
-        return Lag(count, age)
+        return lag_after(self.engine, self._start().seq, self._clock)
 
     def position(self) -> Position:
         """How far the backup goes."""

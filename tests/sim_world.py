@@ -118,7 +118,9 @@ class World:
         """The recovery process, started when it is not there."""
         if self._backup is None:
             assert self.addresses.backup is not None
-            self._backup = RegionBackup(self.addresses, self.addresses.backup)
+            self._backup = RegionBackup(
+                self.addresses, self.addresses.backup, clock=self.faults.clock
+            )
         return self._backup
 
     @property

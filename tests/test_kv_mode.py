@@ -21,7 +21,7 @@ from sqlalchemy import Engine
 
 from gateway.envoy import tenant_host
 from gateway.kv_api import kv_application
-from gateway.kv_mode import _ASKERS
+from gateway.kv_mode import _ASKERS, RegionMode
 from models.addresses import RegionAddresses
 from models.primary import Primary
 from stores.drain import drain_and_clear
@@ -203,6 +203,24 @@ async def test_a_lower_epoch_or_a_lost_file_changes_nothing(api: TestClient, reg
     region.file.path.unlink()
     assert (await api.put("/_kv/k", data=b"w", headers=HOST)).status == 200
     assert region.live.get("k") is None
+
+
+async def test_a_request_that_looks_while_a_change_is_made_is_served_by_it(
+    region: Region, monkeypatch: pytest.MonkeyPatch
+):
+    """The file looks as it was seen, by the thread that brings the change into force just now."""
+    mode = RegionMode(lambda: region.engine, REGION, region.directory)
+    assert (await mode.serving()).buffer is None
+    region.switch("buffered")
+
+    def changed() -> bool:
+        monkeypatch.undo()
+        mode._change()
+        return False
+
+    monkeypatch.setattr(mode._watch, "changed", changed)
+    assert (await mode.serving()).primary.mode == "buffered"
+    await mode.close()
 
 
 async def test_a_damaged_spool_or_file_is_503_and_never_served_around(

@@ -102,6 +102,20 @@ def test_a_bad_segment_is_a_gap_that_is_named(
     assert [each.where for each in report.findings] == ([] if how == "missing" else [bad])
 
 
+def test_two_segments_in_each_others_place_are_a_gap_that_is_named(
+    shipped: Backup, target: Engine
+) -> None:
+    names = _names(shipped, "changelog")[-2:]
+    data = [shipped.objects.get(name, 1 << 20) for name in names]
+    for name, others in zip(names, reversed(data), strict=True):
+        _rewrite(shipped, name, lambda _data, others=others: others)
+    report = shipped.restore(target)
+    assert report.gap is not None
+    first = int(names[0].rsplit("/", 1)[1][:16])
+    assert (report.gap.first, report.gap.last) == (first, report.expected_seq)
+    assert report.reached_seq == first - 1 and report.findings[0].where == names[0]
+
+
 def test_the_gap_ends_where_a_goal_lies(shipped: Backup, target: Engine) -> None:
     last = _names(shipped, "changelog")[-1]
     _remove(shipped, last)
@@ -142,6 +156,16 @@ def test_segments_twice_and_overlapping_do_no_harm(
     assert len(firsts) == len(set(firsts)) + 1
     assert shipped.restore(target).complete
     assert documents(target) == shipped.documents()
+
+
+def test_a_copy_under_another_name_is_passed_over(shipped: Backup, target: Engine) -> None:
+    """It sorts before the segment that it is a copy of; a certificate must not name it."""
+    names = _names(shipped, "changelog")
+    copy = f"{names[-1][:-36]}{'0' * 32}.seg"
+    shipped.objects.put(copy, shipped.objects.get(names[-1], 1 << 20))
+    report = shipped.restore(target)
+    assert report.complete and report.segments[-1] == names[-1]
+    assert [each.where for each in report.findings] == [copy]
 
 
 def test_a_lost_state_tree_is_built_anew_and_checked(shipped: Backup, target: Engine) -> None:

@@ -12,7 +12,16 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from stores import sql
-from stores.sql import StoreUnavailable, create_all, engine_for, open_engine, read, table, write
+from stores.sql import (
+    StoreUnavailable,
+    create_all,
+    engine_for,
+    open_engine,
+    open_existing,
+    read,
+    table,
+    write,
+)
 
 pytest_plugins = ["databases"]
 
@@ -279,3 +288,22 @@ def test_nothing_is_written_into_a_file_that_is_not_there_any_more(
         with pytest.raises(StoreUnavailable, match="is not there any more"), read(engine):
             pass
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_lost_while_it_is_opened_is_not_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / "region.db"
+    create_all(open_engine(f"sqlite:///{path}"))
+    existing = open_existing(f"sqlite:///{path}")
+    with read(existing):
+        pass
+    existing.dispose()
+    for each in tmp_path.iterdir():
+        each.unlink()
+    monkeypatch.setattr(Path, "exists", lambda _path: True)  # it is lost right after the look
+    for engine in (existing, open_existing(f"sqlite:///{path}")):
+        with pytest.raises(StoreUnavailable) as lost, read(engine):
+            pass
+        assert lost.value.kind == "unreachable"
+    assert list(tmp_path.iterdir()) == []

@@ -3,9 +3,12 @@
 import contextlib
 import logging
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from prometheus_client import Gauge
+from sqlalchemy import Engine
 
 from activities.recovery import RecoveryActivities, fence_store
 from activities.snapshot_reads import SnapshotReadActivities
@@ -13,6 +16,7 @@ from activities.tenant_restore import TenantActivities
 from models.addresses import BackupAddress, RegionAddresses
 from models.changelog import ChangelogBroken
 from models.config import Config, load_config
+from models.verifier import Refused
 from stores.backup_layout import manifests
 from stores.changelog import NotProtected, identity
 from stores.checkpoints import CheckpointFiles, default_directory
@@ -23,12 +27,12 @@ from stores.keys import load_key
 from stores.objects import ObjectError
 from stores.pointer import Pointer, PrimaryPointer
 from stores.sealing import BackupSeals
-from stores.shipping import Shipper
+from stores.shipping import Shipper, lag_after
 from stores.snapshots import SnapshotMismatch, Snapshotter
 from stores.sql import StoreUnavailable, create_all, open_engine, open_existing
 from stores.state_tree import StateTree
 from stores.tenant_keys import TenantKeys, ensure_region_key
-from stores.witness import HeadRefused, Witness
+from stores.witness import HeadRefused, Witness, open_head
 from workers.backup_places import open_objects
 from workers.process import build_id
 from workers.settings import primary_pointer
@@ -49,14 +53,24 @@ _LATER = (StoreUnavailable, NotProtected, ObjectError, OSError)
 class RegionBackup:
     """Follows one region's primary, and fences those that were it before.
 
+    Args:
+        clock: Unix seconds, by which the lag is told.
+
     Raises:
         KeyFileError: a key is missing or open to others.
         StoreUnavailable: the tenants' keys cannot be opened.
     """
 
-    def __init__(self, addresses: RegionAddresses, backup: BackupAddress) -> None:
+    def __init__(
+        self,
+        addresses: RegionAddresses,
+        backup: BackupAddress,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self.region = addresses.region
         self._configured = addresses
+        self._clock = clock
         self.work = backup.work
         self.objects = open_objects(backup)
         self.witness = Witness(backup.witness)
@@ -187,15 +201,34 @@ class RegionBackup:
     def round(self) -> None:
         """Ship what there is, measure what there is not, fence what was the primary before."""
         with self._lock:
-            shipper = self._follow()
-            self.secure()
-            lag = shipper.lag()
+            try:
+                self.secure()
+            finally:
+                self._measure()
         self._keep_keys()  # one may have been destroyed
-        LAG.labels(self.region).set(lag.seconds)
-        LAG_CHANGES.labels(self.region).set(lag.changes)
         BROKEN.labels(self.region).set(0)
         self._distrust = ("", "")
         self._fence_former()
+
+    def _measure(self) -> None:
+        """Say how far the backup is behind: above all while the bucket does not take anything.
+
+        Where the backup ends is taken from outside of it. A store that does not answer is what
+        probes tell of.
+        """
+        with contextlib.suppress(StoreUnavailable, NotProtected, Refused):
+            engine = self._open(self.primary())
+            try:
+                lag = lag_after(engine, self._witnessed(), self._clock)
+            finally:
+                engine.dispose()
+            LAG.labels(self.region).set(lag.seconds)
+            LAG_CHANGES.labels(self.region).set(lag.changes)
+
+    def _witnessed(self) -> int:
+        """The last change of the primary that is in its backup."""
+        note = self.witness.head(self.region, self.primary().store)
+        return 0 if note is None else open_head(note, [self.key.public(self.region)]).size
 
     def run(self, stopping: threading.Event) -> None:
         """Ship until told to stop; what goes wrong is said once, and tried again."""
@@ -220,13 +253,7 @@ class RegionBackup:
         primary = self.primary()
         if self._shipper is None or self._following != primary.store:
             self._close()
-            engine = open_existing(primary.database)
-            seen = identity(engine, self.region)
-            if seen.id != primary.store:
-                engine.dispose()
-                raise NotProtected(
-                    f"the database is store {seen.id}, the primary is {primary.store}: restore it"
-                )
+            engine = self._open(primary)
             with self._keys_lock:
                 self._keys.take_over()  # or what is shipped would be sealed by other keys
             self._tree = StateTree(self.work / f"{primary.store}.tree")
@@ -238,10 +265,27 @@ class RegionBackup:
                 self.key,
                 self.witness,
                 self.seals.seal,
+                clock=self._clock,
                 before_put=self._keep_keys,
             )
             self._following = primary.store
         return self._shipper
+
+    def _open(self, primary: Pointer) -> Engine:
+        """The primary's database.
+
+        Raises:
+            StoreUnavailable: it is not there, or does not answer.
+            NotProtected: it is another store's.
+        """
+        engine = open_existing(primary.database)
+        seen = identity(engine, self.region)
+        if seen.id != primary.store:
+            engine.dispose()
+            raise NotProtected(
+                f"the database is store {seen.id}, the primary is {primary.store}: restore it"
+            )
+        return engine
 
     def _have_a_base(self, shipper: Shipper) -> None:
         """A new store has a snapshot at once: without one its changelog leads nowhere."""

@@ -31,6 +31,7 @@ from models.ids import CONTROL_LEDGER
 from models.release import first_error
 from models.stack import ProcessSpec, StackPlan
 from stores.changelog import protect
+from stores.checkpoints import CheckpointFiles, default_directory
 from stores.keys import KeyFileError, ensure_key
 from stores.oci import ImageLayout
 from stores.sql import create_all, open_engine
@@ -235,7 +236,7 @@ def _control(root: Path, ports: Ports, config: Config, options: Options) -> Auth
         registry=options.registry,
         otlp_endpoint=options.otlp_endpoint,
     )
-    ensure_key(addresses.signing_key)
+    _signing_key(addresses.signing_key, CONTROL_LEDGER)
     create_all(open_engine(addresses.database))
     _write(control_file(), addresses)
     return authority
@@ -269,11 +270,26 @@ def _region(root: Path, region: str, ports: Ports, options: Options) -> None:
             metrics_port=own.recovery,
         ),
     )
-    ensure_key(addresses.signing_key)
+    _signing_key(addresses.signing_key, region)
     if primary_pointer(region).read() is None:  # else it is there, or is to be restored
         protect(open_engine(addresses.database), region)
     prepare_envoy(gateway, region)
     _write(region_file(region), addresses)
+
+
+def _signing_key(path: Path, ledger: str) -> None:
+    """Make the key of a ledger that has signed nothing yet.
+
+    Raises:
+        SetupError: it is lost. A new one would be trusted with what the old one has signed.
+    """
+    signed = any(CheckpointFiles(default_directory(path), ledger).paths())
+    if signed and not path.exists():
+        raise SetupError(
+            f"ledger {ledger}: its signing key {path} is lost, and it has signed already: "
+            "bring the key back from its copy; no other is made in its place"
+        )
+    ensure_key(path)
 
 
 def _temporal(ports: Ports, namespace: str, queue: str) -> TemporalAddress:

@@ -6,8 +6,15 @@ from collections.abc import Collection
 from typing import Protocol, TypeVar
 
 from pydantic import BaseModel
-from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError, WorkflowHandle
+from temporalio.api.failure.v1 import Failure
+from temporalio.client import (
+    WorkflowExecutionDescription,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHandle,
+)
 
+from workers.cli.output import NEGATIVE, report
 from workers.cli.temporal import next_id, region_client
 from workers.temporal_setup import RECOVERY_QUEUE
 
@@ -55,9 +62,14 @@ async def ended(handle: "WorkflowHandle[object, Status]", status: type[Status]) 
 async def settled(
     handle: "WorkflowHandle[object, Status]", status: type[Status], over: Collection[str]
 ) -> Run[Status]:
-    """How a workflow stands at its end, or as soon as a person must decide."""
+    """How a workflow stands at its end, or as soon as a person must decide.
+
+    Says meanwhile what holds it up, each thing once.
+    """
+    told: set[str] = set()
     while True:
         described = await handle.describe()
+        _tell(described, told)
         found: Status = await handle.query("status", result_type=status)
         gone = described.status is not WorkflowExecutionStatus.RUNNING  # terminated, say
         if gone or found.state in (*over, WAITING):
@@ -66,9 +78,14 @@ async def settled(
 
 
 async def standing(region: str, workflow: str, status: type[Status]) -> Run[Status]:
-    """How a workflow stands now."""
+    """How a workflow stands now; says what holds it up, or the one that it waits for."""
     client = await region_client(region)
-    found: Status = await client.get_workflow_handle(workflow).query("status", result_type=status)
+    handle = client.get_workflow_handle(workflow)
+    described = await handle.describe()
+    _tell(described, set())
+    for child in described.raw_description.pending_children:
+        _tell(await client.get_workflow_handle(child.workflow_id).describe(), set())
+    found: Status = await handle.query("status", result_type=status)
     return workflow, found
 
 
@@ -85,3 +102,18 @@ async def decided(
     handle: WorkflowHandle[object, Status] = client.get_workflow_handle(workflow)
     await handle.execute_update(update, decision, result_type=status)
     return await settled(handle, status, over)
+
+
+def _tell(described: WorkflowExecutionDescription, told: set[str]) -> None:
+    """Say on standard error what each step that is tried again has failed on last."""
+    for each in described.raw_description.pending_activities:
+        why = _words(each.last_failure)
+        if why and why not in told:
+            told.add(why)
+            step = f"{each.activity_type.name}, attempt {each.attempt}"
+            report(f"{described.id} waits: {step}: {why}", NEGATIVE)
+
+
+def _words(failure: Failure) -> str:
+    """What a step said; of what is too long for it the server keeps the beginning."""
+    return (failure.cause if failure.HasField("server_failure_info") else failure).message
