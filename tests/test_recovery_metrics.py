@@ -1,6 +1,7 @@
 """What Prometheus sees of a region's buffer, and that each alert asks for what there is."""
 
 import re
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,15 +11,19 @@ import yaml
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
+from recovery_harness import Backup
 
 from gateway.envoy import tenant_host
 from gateway.kv_api import kv_application
 from models.primary import Primary
 from models.probe import Health, Probe
+from models.validation import Rotation
+from stores.changelog import identity
 from stores.primary import PrimaryFile
 from stores.spool import SpoolLimits
 from stores.sql import create_all, open_engine
-from workers import backup, watch
+from stores.validation import RotationFile
+from workers import backup, backup_gauges, watch
 
 REGION = "eu"
 HOST = {"Host": tenant_host("acme", REGION)}
@@ -110,6 +115,39 @@ def test_the_watch_is_measured():
     assert sample("chainring_failovers_total", outcome="failed") == 1
     gauges.standing(None)
     assert sample("chainring_primary_verdict", fault="down") == 0
+
+
+def test_snapshots_validation_and_bad_objects_are_measured(tmp_path: Path):
+    made = Backup(open_engine(f"sqlite:///{tmp_path}/region.db"), tmp_path)
+    rotation = RotationFile(tmp_path / "validation.json")
+    now = [0.0]
+    gauges = backup_gauges.BackupGauges(REGION, made.objects, rotation, lambda: now[0])
+
+    def sample(name: str) -> float | None:
+        return REGISTRY.get_sample_value(name, {"region": REGION})
+
+    store = identity(made.engine, REGION).id
+    before = time.time()
+    made.work(3)
+    made.snapshot()
+    gauges.tell(store)
+    first = sample("chainring_snapshot_last_timestamp_seconds")
+    assert first is not None and before - 1 <= first <= time.time()
+    assert sample("chainring_backup_bad_objects") == 0
+
+    at = datetime(2026, 11, 28, tzinfo=UTC)
+    rotation.save(Rotation(read=1, at=at))
+    made.objects.put(f"{REGION}/{store}/bad/chunks/00.chunk.json", b"{}")
+    made.work(3)
+    made.snapshot()
+    gauges.tell(store)
+    assert sample("chainring_backup_bad_objects") == 0  # listed a moment ago
+    now[0] += backup_gauges.EVERY_S
+    gauges.tell(store)
+    assert sample("chainring_backup_bad_objects") == 1
+    assert sample("chainring_backup_read_timestamp_seconds") == at.timestamp()
+    again = sample("chainring_snapshot_last_timestamp_seconds")
+    assert again is not None and again > first
 
 
 async def test_every_alert_asks_for_figures_that_there_are(api: TestClient):

@@ -32,7 +32,9 @@ from stores.snapshots import SnapshotMismatch, Snapshotter
 from stores.sql import StoreUnavailable, create_all, open_engine, open_existing
 from stores.state_tree import StateTree
 from stores.tenant_keys import TenantKeys, ensure_region_key
+from stores.validation import RotationFile
 from stores.witness import HeadRefused, Witness, open_head
+from workers.backup_gauges import BackupGauges
 from workers.backup_places import open_objects
 from workers.process import build_id
 from workers.settings import primary_pointer
@@ -89,6 +91,7 @@ class RegionBackup:
         self._distrust = ("", "")
         self._shipper: Shipper | None = None
         self._lock = threading.RLock()
+        self._gauges = BackupGauges(self.region, self.objects, self.rotation)
         self._keys_lock = threading.Lock()  # one of its own: a store may hang and keep the other
 
     def config(self) -> Config:
@@ -99,6 +102,11 @@ class RegionBackup:
     def checkpoints(self) -> CheckpointFiles:
         """Those of the region's ledger that are kept outside of its store."""
         return CheckpointFiles(default_directory(self.key.path), self.region)
+
+    @property
+    def rotation(self) -> RotationFile:
+        """How far the backup's validation is."""
+        return RotationFile(self.work / "validation.json")
 
     @property
     def certificates(self) -> Path:
@@ -209,6 +217,7 @@ class RegionBackup:
         BROKEN.labels(self.region).set(0)
         self._distrust = ("", "")
         self._fence_former()
+        self._gauges.tell(self.primary().store)
 
     def _measure(self) -> None:
         """Say how far the backup is behind: above all while the bucket does not take anything.

@@ -9,7 +9,7 @@ from stores.drill import Driller
 from stores.key_backup import unsealing_from_backup
 from stores.prune import Pruner, limits_of
 from stores.scratch import ScratchStores
-from stores.validation import RotationFile, Validator
+from stores.validation import Validator
 from workers.backup import RegionBackup
 from workers.process import build_id
 
@@ -50,7 +50,7 @@ def upkeep(backup: RegionBackup) -> list[object]:
         region,
         primary=backup.primary,
         validator=Validator(objects, region, [public], backup.witness),
-        rotation=RotationFile(backup.work / "validation.json"),
+        rotation=backup.rotation,
         objects=objects,
         key=key,
         unseal=backup.seals.unseal,
