@@ -41,7 +41,7 @@ def frozen(
         pace: rests between pieces of a copy.
         beat: called there too.
         directory: where a copy is made, as large as the store; beside it when not given. The copy
-            has no name by the time that it is read, so nothing of it outlives the process.
+            has no name by the time that it is read: it goes away with the process at the latest.
 
     Raises:
         StoreUnavailable: the store does not answer, or the directory is full.
