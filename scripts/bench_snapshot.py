@@ -205,6 +205,7 @@ def alternate(writer: Writer, begin: Callable[[], Process]) -> tuple[list[Pair],
     while process.running:
         beside = writer.window(partial(_goes_on, process, time.perf_counter() + WINDOW_S))
         pairs.append(Pair(alone, beside))
+        print(_line(pairs[-1]), file=sys.stderr, flush=True)
         if process.running:
             alone = writer.window()
             process.tell("go")
@@ -216,6 +217,12 @@ def _goes_on(process: Process, until: float) -> bool:
     if time.perf_counter() > until and not process.told:
         process.tell("stop")
     return process.running and not process.held.is_set()
+
+
+def _line(pair: Pair) -> str:
+    """For whoever watches: the machine may be busy with something else."""
+    kept = "" if pair.counts else f", alone {pair.alone[-1]:.0f} ms late at the end"
+    return f"p99 {_p99(pair.alone):.1f} ms alone, {_p99(pair.beside):.1f} ms beside{kept}"
 
 
 def _row(result: "Result") -> str:
@@ -268,7 +275,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--documents", type=int, default=1_000_000)
+    parser.add_argument("--documents", type=int, default=1_000_000, help="and a tenth of them")
     parser.add_argument("--rate", type=int, default=500, help="writes a second")
     parser.add_argument("--share", type=float, default=25, help="per cent, see backup.snapshot_...")
     parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)
