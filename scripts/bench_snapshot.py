@@ -4,7 +4,8 @@
 
 The snapshot is taken by a process of its own, as in production. It is held and let go on in turn,
 so that writes alone and writes beside it are timed within the same minutes: what else the machine
-does then is in both. It is never held while it copies the store, which a writer could feel. A
+does then is in both. It is never held while it copies the store, which a writer could feel; its
+process is there and has shipped what there was before it begins, as the one in production has. A
 write's time counts from when it was due, so that one that had to wait for another is not forgotten.
 A pair of windows counts only where the writer alone kept up; the table says how many did.
 
@@ -58,7 +59,6 @@ class Gate:
 
     def __init__(self) -> None:
         self._open = threading.Event()
-        self._open.set()
         self.held_s = 0.0
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -69,10 +69,13 @@ class Gate:
 
     def passing(self, documents: int) -> None:
         if documents and not self._open.is_set():
-            since = time.monotonic()
-            print("held", flush=True)
-            self._open.wait()
-            self.held_s += time.monotonic() - since
+            self.hold()
+
+    def hold(self) -> None:
+        since = time.monotonic()
+        print("held", flush=True)
+        self._open.wait()
+        self.held_s += time.monotonic() - since
 
     def clock(self) -> float:
         return time.monotonic() - self.held_s
@@ -82,6 +85,8 @@ def snapshot(directory: str, share: float) -> float:
     bench, gate = _bench(directory), Gate()
     pace = partial(Pace, share, clock=gate.clock)
     with bench.shipper() as shipper:
+        shipper.ship_all()
+        gate.hold()  # until a window alone is over
         Snapshotter(bench.engine, shipper, pace=pace).snapshot(gate.passing)
     return gate.held_s
 
@@ -201,8 +206,10 @@ class Pair(NamedTuple):
 
 def alternate(writer: Writer, begin: Callable[[], Process]) -> tuple[list[Pair], Process]:
     """Write until a process that begins now has ended, holding it half of the time."""
-    alone, process = writer.window(), begin()
-    pairs = []
+    process = begin()
+    process.held.wait()
+    pairs, alone = [], writer.window()
+    process.tell("go")
     while process.running:
         beside = writer.window(partial(_goes_on, process, time.perf_counter() + WINDOW_S))
         pairs.append(Pair(alone, beside))
@@ -267,7 +274,10 @@ def measure(count: int, rate: int, share: float) -> Result:
         with bench.shipper() as shipper:
             shipper.ship_all()
         bench.engine.dispose()
-        again = Process("snapshot", Path(name)).wait()
+        at_once = Process("snapshot", Path(name))
+        at_once.held.wait()
+        at_once.tell("go")
+        again = at_once.wait()
         restored = Process("restore", Path(name)).wait()
         return Result(count, pairs, taken, again, restored)
 
