@@ -314,9 +314,7 @@ def main() -> None:
     for result in results:
         print(_row(result))
     print(f"\n{asked.rate} writes/s go on all the time; target of the ratio: 2 or less.\n")
-    print(
-        "| documents | snapshot beside writes | of processor, shipping too | at once, most chunks there | peak |"
-    )
+    print("| documents | beside writes | processor, shipping too | at once again | peak |")
     print("|--:|--:|--:|--:|--:|")
     for count, _, taken, again, _ in results:
         peak = max(taken.peak, again.peak)
