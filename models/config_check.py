@@ -75,6 +75,7 @@ ENFORCED: dict[str, str] = {
     "failure_detection.heartbeat_timeout_seconds": "a failure has its verdict in five sixths of it",
     "failure_detection.read_latency_threshold_ms": "a probe whose reads take longer is a bad one",
     "backup.snapshot_interval_hours": "`chainring schedules` has each region snapshotted as often",
+    "backup.snapshot_work_percent": "a snapshot pauses after each piece of its work",
     "backup.changelog_enabled": "triggers log every change in its own transaction",
     "backup.changelog_format": "a segment of the changelog is written once",
     "backup.changelog_interval_seconds": "how often a region's worker ships its changelog",

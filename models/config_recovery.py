@@ -24,6 +24,9 @@ class Backup(Section):
     """What is kept of a region's store outside of it, and for how long."""
 
     snapshot_interval_hours: Annotated[WholeNumber, Field(ge=1, le=168)] = 1
+    snapshot_work_percent: Annotated[WholeNumber, Field(ge=1, le=100)] = Field(
+        default=25, description="share of the time that a snapshot works, writes have the rest"
+    )
     changelog_enabled: Always = True
     changelog_format: Literal["append_only"] = "append_only"
     changelog_interval_seconds: Annotated[WholeNumber, Field(ge=1, le=300)] = Field(

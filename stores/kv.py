@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Engine,
     bindparam,
@@ -41,6 +40,25 @@ _PAGE = 200
 
 _ENTRY = table(KvEntryRow)
 _SPACE = table(KvSpaceRow)
+
+# Statements are made once: to make one for each request costs more than to run it.
+_AT = (_ENTRY.c.tenant == bindparam("own"), _ENTRY.c.key == bindparam("at"))
+_READ = select(_ENTRY.c.value, _ENTRY.c.sha256, _ENTRY.c.version).where(*_AT)
+_SIZED = select(_ENTRY.c.version, func.length(_ENTRY.c.value)).where(*_AT)
+_INSERT = insert(_ENTRY)
+_UPDATE = (
+    update(_ENTRY)
+    .where(*_AT)
+    .values({name: bindparam(f"new_{name}") for name in ("value", "sha256", "version")})
+)
+_DELETE = delete(_ENTRY).where(*_AT)
+_OWN_SPACE = select(_SPACE.c.clock, _SPACE.c.used).where(_SPACE.c.tenant == bindparam("own"))
+_INSERT_SPACE = insert(_SPACE)
+_UPDATE_SPACE = (
+    update(_SPACE)
+    .where(_SPACE.c.tenant == bindparam("own"))
+    .values({name: bindparam(f"new_{name}") for name in ("clock", "used")})
+)
 
 
 class KvError(ValueError):
@@ -149,9 +167,7 @@ class TenantKV:
         """
         name = key_bytes(key)
         with read(self._engine) as connection:
-            row = connection.execute(
-                select(_ENTRY.c.value, _ENTRY.c.sha256, _ENTRY.c.version).where(*self._at(name))
-            ).first()
+            row = connection.execute(_READ, self._at(name)).first()
         if row is None:
             return None
         if not hmac.compare_digest(value_digest(self._tenant, name, row.value), row.sha256):
@@ -185,9 +201,9 @@ class TenantKV:
             }
             if before is None:
                 whole = {"tenant": self._tenant, "key": name, **columns}
-                connection.execute(insert(_ENTRY), whole)
+                connection.execute(_INSERT, whole)
             else:
-                connection.execute(update(_ENTRY).where(*self._at(name)).values(**columns))
+                connection.execute(_UPDATE, self._at(name) | _new(columns))
             self._set_space(connection, clock=version, used=used)
         return version
 
@@ -203,7 +219,7 @@ class TenantKV:
             if before is None:
                 return False
             space = self._space(connection)
-            connection.execute(delete(_ENTRY).where(*self._at(name)))
+            connection.execute(_DELETE, self._at(name))
             self._set_space(connection, clock=space.clock, used=space.used - _taken(name, before))
         return True
 
@@ -271,24 +287,16 @@ class TenantKV:
         for name, each in placed.items():
             used -= _taken(name, before.get(name))
             if each.value is None:
-                deletes.append({"at": name})
+                deletes.append(self._at(name))
                 continue
             used += len(name) + len(each.value)
             digest = value_digest(self._tenant, name, each.value)
             columns = {"value": each.value, "sha256": digest, "version": each.version}
             if name in before:
-                updates.append({"at": name, **{f"new_{key}": columns[key] for key in columns}})
+                updates.append(self._at(name) | _new(columns))
             else:
                 inserts.append({"tenant": self._tenant, "key": name, **columns})
-        own = (_ENTRY.c.tenant == self._tenant, _ENTRY.c.key == bindparam("at"))
-        changed: dict[str, Any] = {
-            name: bindparam(f"new_{name}") for name in ("value", "sha256", "version")
-        }
-        for statement, rows in (
-            (insert(_ENTRY), inserts),
-            (update(_ENTRY).where(*own).values(changed), updates),
-            (delete(_ENTRY).where(*own), deletes),
-        ):
+        for statement, rows in ((_INSERT, inserts), (_UPDATE, updates), (_DELETE, deletes)):
             if rows:
                 connection.execute(statement, rows)
         self._set_space(connection, clock=max(space.clock, clock), used=used)
@@ -301,15 +309,14 @@ class TenantKV:
             bytes(name): _Found(version, size) for name, version, size in connection.execute(sized)
         }
 
-    def _at(self, name: bytes) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
-        return _ENTRY.c.tenant == self._tenant, _ENTRY.c.key == name
+    def _at(self, name: bytes) -> dict[str, Any]:
+        return {"own": self._tenant, "at": name}
 
     def _found(
         self, connection: Connection, name: bytes, expected_version: int | None
     ) -> "_Found | None":
         """The key's version and size, after they are compared with what the caller expects."""
-        sized = select(_ENTRY.c.version, func.length(_ENTRY.c.value)).where(*self._at(name))
-        row = connection.execute(sized).first()
+        row = connection.execute(_SIZED, self._at(name)).first()
         found = None if row is None else _Found(*row)
         version = ABSENT if found is None else found.version
         if expected_version is not None and expected_version != version:
@@ -317,15 +324,13 @@ class TenantKV:
         return found
 
     def _space(self, connection: Connection) -> "_Space":
-        own = select(_SPACE.c.clock, _SPACE.c.used).where(_SPACE.c.tenant == self._tenant)
-        row = connection.execute(own).first()
+        row = connection.execute(_OWN_SPACE, {"own": self._tenant}).first()
         return _Space(0, 0) if row is None else _Space(*row)
 
     def _set_space(self, connection: Connection, *, clock: int, used: int) -> None:
         values = {"clock": clock, "used": used}
-        own = update(_SPACE).where(_SPACE.c.tenant == self._tenant).values(**values)
-        if connection.execute(own).rowcount == 0:
-            connection.execute(insert(_SPACE), {"tenant": self._tenant, **values})
+        if connection.execute(_UPDATE_SPACE, {"own": self._tenant, **_new(values)}).rowcount == 0:
+            connection.execute(_INSERT_SPACE, {"tenant": self._tenant, **values})
 
 
 class _Found(NamedTuple):
@@ -341,6 +346,10 @@ class _Space(NamedTuple):
 def value_digest(tenant: str, key: bytes, value: bytes) -> bytes:
     """SHA-256 over tenant, key and value, with a zero byte (which no key holds) between them."""
     return hashlib.sha256(b"\0".join((tenant.encode(), key, value))).digest()
+
+
+def _new(columns: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"new_{name}": value for name, value in columns.items()}
 
 
 def _taken(name: bytes, found: _Found | None) -> int:

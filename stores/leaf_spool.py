@@ -2,7 +2,7 @@
 
 import struct
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import add
 from pathlib import Path
 from types import TracebackType
@@ -74,9 +74,13 @@ class LeafSpool:
         made._room = self._room
         return made
 
-    def root(self) -> bytes:
-        """The state root of all documents taken so far."""
-        return root_hash([_branch(self._leaves(number)) for number in range(FANOUT)])
+    def root(self, rest: Callable[[], object] = lambda: None) -> bytes:
+        """The state root of all documents taken so far; ``rest`` is called between branches."""
+        branches = []
+        for number in range(FANOUT):
+            branches.append(_branch(self._leaves(number)))
+            rest()
+        return root_hash(branches)
 
     def digest(self, key: bytes) -> bytes:
         """The digest of one document, or `ABSENT`."""

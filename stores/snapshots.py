@@ -1,17 +1,18 @@
 """Snapshots: all documents of a store after one change, while writes go on.
 
-A snapshot reads one transaction's view, which blocks no writer. It is cut into chunks at documents
-whose key digest says so, and a chunk is named by the digests of its documents: a chunk in which
-nothing changed since an earlier snapshot has the same name and is there already, so that a snapshot
-costs what changed, and one that was interrupted goes on where it was.
+A snapshot reads one frozen view, which blocks no writer, and gives way to them. It is cut into
+chunks at documents whose key digest says so, and a chunk is named by the digests of its documents:
+a chunk in which nothing changed since an earlier snapshot has the same name and is there already,
+so that a snapshot costs what changed, and one that was interrupted goes on where it was.
 """
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine
@@ -21,15 +22,17 @@ from models.changelog import ABSENT, Change, Op
 from models.documents import SCHEMA_VERSION, document_digest, key_digest, tenant_of_key
 from models.manifest import ChunkRef, Manifest
 from stores.backup_layout import bad_objects, chunk_name, manifest_name
-from stores.changelog import identity_in, last_seq
+from stores.changelog import StoreIdentity, identity_in, last_seq
 from stores.collections import COLLECTIONS, Collection
 from stores.document_scan import Stored, is_what_was_written, scan, scan_images
+from stores.frozen_view import frozen
 from stores.leaf_spool import LeafSpool
 from stores.ledger import Ledger
 from stores.objects import ObjectDamaged, ObjectExists, ObjectInfo, ObjectStore
+from stores.pace import Pace
 from stores.pins import pinned
 from stores.shipping import Shipper
-from stores.sql import read
+from stores.state_tree import Position
 
 CUT_MASK = 0x0FFF
 """A chunk ends at a document whose key digest ends in these bits as zeros: every 4096 or so."""
@@ -68,8 +71,25 @@ class LiveState:
     head: str
 
 
+@dataclass(frozen=True)
+class _Start:
+    """What a snapshot is of: the store and its end, and the backup's, which is the same."""
+
+    identity: StoreIdentity
+    seq: int
+    receipts: int
+    position: Position
+    head: str
+    root: bytes
+
+
 class Snapshotter:
-    """Makes snapshots of one region's store through the shipper that follows it."""
+    """Makes snapshots of one region's store through the shipper that follows it.
+
+    Args:
+        pace: how each snapshot gives way to writers; by default it does not.
+        directory: where a copy of the store has room, see `frozen`.
+    """
 
     def __init__(
         self,
@@ -78,8 +98,12 @@ class Snapshotter:
         *,
         checkpoint: Callable[[], str] = lambda: "",
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        pace: Callable[[], Pace] = lambda: Pace(1.0),
+        directory: Path | None = None,
     ) -> None:
         self._engine = engine
+        self._pace = pace
+        self._directory = directory
         self._shipper = shipper
         self._checkpoint = checkpoint
         self._clock = clock
@@ -99,41 +123,60 @@ class Snapshotter:
             return self._snapshot(progress)
 
     def _snapshot(self, progress: Progress) -> Snapshot:
-        with read(self._engine) as connection, LeafSpool() as leaves:
-            with self._shipper.alone:  # or the backup could be past what this transaction sees
-                self._shipper.position()  # a backup that begins only now begins before it
-                identity = identity_in(connection, self._shipper.region)
-                seq = last_seq(connection)
-                receipts = Ledger(self._engine, identity.region).head(connection=connection).size
-                position, head, root = self._shipper.advance(seq)
-            self._bad = bad_objects(self._shipper.objects, identity.region, identity.id)
-            chunks = list(self._chunks(connection, identity.id, leaves, progress))
-            found = leaves.root()
-            if found != root:
+        pace = self._pace()
+        with self._frozen(pace, progress) as (connection, start), LeafSpool() as leaves:
+            region, store = start.identity.region, start.identity.id
+            self._bad = bad_objects(self._shipper.objects, region, store)
+            chunks = list(self._chunks(connection, store, leaves, progress, pace))
+            found = leaves.root(pace.rest)
+            if found != start.root:
                 raise SnapshotMismatch(
-                    f"region {identity.region}: after change {seq} the state root is signed as "
-                    f"{root.hex()[:16]}, the documents make it {found.hex()[:16]}"
+                    f"region {region}: after change {start.seq} the state root is signed as "
+                    f"{start.root.hex()[:16]}, the documents make it {found.hex()[:16]}"
                 )
-            manifest = Manifest(
-                region=identity.region,
-                store=identity.id,
-                epoch=identity.epoch,
-                seq=seq,
-                chain=position.chain.hex(),
-                state_root=root.hex(),
-                documents=sum(chunk.documents for chunk in chunks),
-                receipts=receipts,
-                schema_version=SCHEMA_VERSION,
-                chunks=tuple(chunks),
-                head=head,
-                checkpoint=self._checkpoint(),
-                created_at=self._clock(),
-            )
+            manifest = self._manifest(start, chunks)
         data = manifest.encoded()
         digest = hashlib.sha256(data).digest()
-        name = manifest_name(manifest.region, manifest.store, seq, digest)
+        name = manifest_name(manifest.region, manifest.store, manifest.seq, digest)
         self._shipper.objects.put(name, data)
         return Snapshot(name, manifest, self._new)
+
+    def _frozen(
+        self, pace: Pace, progress: Progress
+    ) -> AbstractContextManager[tuple[Connection, _Start]]:
+        return frozen(
+            self._engine,
+            self._look,
+            pace=pace,
+            beat=lambda: progress(0),
+            directory=self._directory,
+        )
+
+    def _look(self, connection: Connection) -> _Start:
+        """Bring the backup exactly to the end of what the transaction sees."""
+        with self._shipper.alone:  # or the backup could be past that
+            self._shipper.position()  # a backup that begins only now begins before it
+            identity = identity_in(connection, self._shipper.region)
+            seq = last_seq(connection)
+            receipts = Ledger(self._engine, identity.region).head(connection=connection).size
+            return _Start(identity, seq, receipts, *self._shipper.advance(seq))
+
+    def _manifest(self, start: _Start, chunks: list[ChunkRef]) -> Manifest:
+        return Manifest(
+            region=start.identity.region,
+            store=start.identity.id,
+            epoch=start.identity.epoch,
+            seq=start.seq,
+            chain=start.position.chain.hex(),
+            state_root=start.root.hex(),
+            documents=sum(chunk.documents for chunk in chunks),
+            receipts=start.receipts,
+            schema_version=SCHEMA_VERSION,
+            chunks=tuple(chunks),
+            head=start.head,
+            checkpoint=self._checkpoint(),
+            created_at=self._clock(),
+        )
 
     def live_state(self, progress: Progress = lambda _documents: None) -> LiveState:
         """Read every document of the store as it is now, without keeping anything.
@@ -141,29 +184,34 @@ class Snapshotter:
         Raises:
             ObjectsUnavailable, StoreUnavailable: try again.
         """
-        done = 0
-        with read(self._engine) as connection, LeafSpool() as leaves:
-            with self._shipper.alone:
-                seq = last_seq(connection)
-                position, head, signed = self._shipper.advance(seq)
+        done, pace = 0, self._pace()
+        with self._frozen(pace, progress) as (connection, start), LeafSpool() as leaves:
             for collection in COLLECTIONS:
                 for part in scan_images(connection, collection):
                     for key, image, _payload in part:
                         leaves.add(key_digest(collection.name, key), document_digest(image))
                     done += len(part)
                     progress(done)
-            return LiveState(position.store, seq, leaves.root(), signed, head)
+                    pace.rest()
+            root = leaves.root(pace.rest)
+            return LiveState(start.position.store, start.seq, root, start.root, start.head)
 
     def _chunks(
-        self, connection: Connection, store: str, leaves: LeafSpool, progress: Progress
+        self,
+        connection: Connection,
+        store: str,
+        leaves: LeafSpool,
+        progress: Progress,
+        pace: Pace,
     ) -> Iterator[ChunkRef]:
         done = 0
-        for rows in _cut(connection):
+        for rows in _cut(connection, pace):
             for row in rows:
                 leaves.add(row.change.key, row.change.after)
             yield self._keep(store, rows)
             done += len(rows)
             progress(done)
+            pace.rest()
 
     def _keep(self, store: str, rows: list[ChunkRow]) -> ChunkRef:
         """Put a chunk unless it is there from before."""
@@ -207,7 +255,7 @@ class Snapshotter:
             return found
 
 
-def _cut(connection: Connection) -> Iterator[list[ChunkRow]]:
+def _cut(connection: Connection, pace: Pace) -> Iterator[list[ChunkRow]]:
     """All documents in chunks, whose borders depend on the documents near them alone."""
     for collection in COLLECTIONS:
         rows: list[ChunkRow] = []
@@ -222,6 +270,7 @@ def _cut(connection: Connection) -> Iterator[list[ChunkRow]]:
                 if ends or size >= LARGEST_CHUNK:
                     yield rows
                     rows, size = [], 0
+            pace.rest()
         if rows:
             yield rows
 

@@ -23,6 +23,7 @@ from models.validation import ValidateRequest
 from stores.changelog import protect
 from stores.keys import ensure_key
 from stores.kv import TenantKV
+from stores.pace import Pace
 from stores.sql import create_all, open_engine
 from workers.backup import RegionBackup
 from workers.upkeep import upkeep
@@ -105,3 +106,24 @@ def test_the_backup_is_sound_sampled_and_too_young_to_prune(
     plan = environment.run(pruning.plan_prune)
     assert plan.base == "" and plan.objects == 0
     assert engine
+
+
+def test_a_snapshot_gives_way_as_configured_and_leaves_no_copy(
+    backup: RegionBackup, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[float] = []
+
+    class Watched(Pace):
+        def rest(self) -> None:
+            shares.append(1 / (1 + self._pause))
+
+    monkeypatch.setattr("workers.backup.Pace", Watched)
+    (tmp_path / "fleet.toml").write_text("[backup]\nsnapshot_work_percent = 40\n")
+    seen: set[str] = set()
+    made = backup.snapshotter().snapshot(
+        lambda _done: seen.update(each.name for each in backup.work.iterdir())
+    )
+    assert made.manifest.documents >= 12 and engine
+    assert len(shares) > len(made.manifest.chunks)
+    assert shares == pytest.approx([0.4] * len(shares))
+    assert "region.db.copy" in seen and not (backup.work / "region.db.copy").exists()

@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from prometheus_client import Gauge
@@ -25,6 +26,7 @@ from stores.envelope import Envelopes
 from stores.key_backup import KeyBackup
 from stores.keys import load_key
 from stores.objects import ObjectError
+from stores.pace import Pace
 from stores.pointer import Pointer, PrimaryPointer
 from stores.sealing import BackupSeals
 from stores.shipping import Shipper, lag_after
@@ -177,9 +179,13 @@ class RegionBackup:
 
     def snapshotter(self) -> Snapshotter:
         """See `activities.recovery.Follower`."""
+        share = self.config().backup.snapshot_work_percent / 100
         with self._lock:
             shipper = self._follow()
-            return Snapshotter(shipper.engine, shipper)
+            return self._snapshotter(shipper, share)
+
+    def _snapshotter(self, shipper: Shipper, share: float) -> Snapshotter:
+        return Snapshotter(shipper.engine, shipper, pace=partial(Pace, share), directory=self.work)
 
     def catch_up(self) -> None:
         """See `activities.recovery.Follower`."""
@@ -302,7 +308,7 @@ class RegionBackup:
         if store in self._based:
             return
         if not any(True for _ in manifests(self.objects, self.region, store)):
-            made = Snapshotter(shipper.engine, shipper).snapshot()
+            made = self._snapshotter(shipper, 1.0).snapshot()  # what is shipped waits for it
             log.info("region %s: first snapshot of store %s, %s", self.region, store, made.name)
         self._based.add(store)
 
