@@ -113,7 +113,7 @@ class Shipper:
 
     def _ship(self, until: int | None) -> Shipped | None:
         position = self._start()
-        limit = MOST_CHANGES if until is None else min(MOST_CHANGES, until - position.seq)
+        limit = MOST_CHANGES if until is None else min(MOST_CHANGES, max(0, until - position.seq))
         entries = _bounded(changes_after(self.engine, position.seq, limit=limit)) if limit else []
         if not entries:
             return None
@@ -132,7 +132,14 @@ class Shipper:
         return Shipped(entries[0].change.seq, moved.seq, len(data), head)
 
     def ship_all(self, *, until: int | None = None) -> int:
-        """Ship everything, or up to ``until``; how many segments."""
+        """Ship what there is now, or up to ``until``; how many segments.
+
+        What comes meanwhile waits for the next call: chasing it would make a segment, with all that
+        has to be durable for one, of every few changes.
+        """
+        if until is None:
+            with read(self.engine) as connection:
+                until = last_seq(connection)
         count = 0
         while self.ship(until=until) is not None:
             count += 1
