@@ -170,7 +170,11 @@ class Fleet:
     def phase(self) -> str:
         """What the supervisor says: "ready", or who is not."""
         state = json.loads((self.stack.home / "stack" / "state.json").read_text())
-        late = [each["name"] for each in state["processes"] if not each["ready"]]
+        late = [
+            each["name"]
+            for each in state["processes"]
+            if not (each["ready"] and _lives(each["pid"]))  # it was killed a moment ago
+        ]
         return ", ".join(late) or str(state["phase"])
 
     def release_pids(self, region: str) -> dict[int, str]:
@@ -424,8 +428,20 @@ def _served(view: RegionView) -> bool:
     """Whether Envoy is there, and every release that shards run is healthy."""
     if not EnvoyAdmin(view.gateway).ready():
         return False
-    states = {each.release: each.state for each in view.processes.list()}
-    return all(states.get(release) == "healthy" for release in view.shards.active_releases())
+    healthy = {
+        each.release
+        for each in view.processes.list()
+        if each.state == "healthy" and _lives(each.pid)  # or the host has not seen it yet
+    }
+    return view.shards.active_releases().keys() <= healthy
+
+
+def _lives(pid: int | None) -> bool:
+    """Whether a process that is said to run does."""
+    try:
+        return pid is not None and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _environments() -> Iterator[dict[str, str]]:
