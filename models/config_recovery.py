@@ -25,7 +25,7 @@ class Backup(Section):
 
     snapshot_interval_hours: Annotated[WholeNumber, Field(ge=1, le=168)] = 1
     snapshot_work_percent: Annotated[WholeNumber, Field(ge=1, le=100)] = Field(
-        default=25, description="share of the time that a snapshot works, writes have the rest"
+        default=10, description="share of the time that a snapshot works, writes have the rest"
     )
     changelog_enabled: Always = True
     changelog_format: Literal["append_only"] = "append_only"

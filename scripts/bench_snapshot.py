@@ -1,6 +1,6 @@
 """A large store: writes while it is snapshotted, and how a restore grows with it.
 
-    scripts/bench snapshot [--documents 1000000] [--rate 500] [--share 25]
+    scripts/bench snapshot [--documents 1000000] [--rate 500] [--share 10]
 
 The snapshot is taken by a process of its own, as in production. It is held and let go on in turn,
 so that writes alone and writes beside it are timed within the same minutes: what else the machine
@@ -301,7 +301,7 @@ def main() -> None:
     )
     parser.add_argument("--documents", type=int, default=1_000_000, help="and a tenth of them")
     parser.add_argument("--rate", type=int, default=500, help="writes a second")
-    parser.add_argument("--share", type=float, default=25, help="per cent, see backup.snapshot_...")
+    parser.add_argument("--share", type=float, default=10, help="per cent, see backup.snapshot_...")
     parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.only:

@@ -23,6 +23,9 @@ from stores.sql import checkpoint, read
 PAGES = 256
 """Copied together, a MiB: it is flushed at once, since a commit may have to wait for the flush."""
 
+FREED = 16 * 1024 * 1024
+"""Bytes of a copy that are freed together."""
+
 _Seen = TypeVar("_Seen")
 
 
@@ -55,7 +58,7 @@ def frozen(
     place = (directory or store.parent) / f"{store.name}.copy"
     with _turn(place, beat), read(engine) as connection:
         seen = look(connection)
-        copy = _copied(connection, place, pace, beat)
+        copy, handle = _copied(connection, place, pace, beat)
     view = create_engine("sqlite://", creator=lambda: copy, poolclass=StaticPool)
     try:
         checkpoint(engine)
@@ -64,42 +67,49 @@ def frozen(
     finally:
         view.dispose()
         copy.close()
+        _let_go(handle, pace)
+
+
+def _let_go(handle: int, pace: Pace) -> None:
+    """Free a file that has no name any more piece by piece: a commit waits while one is freed."""
+    try:
+        for size in range(os.fstat(handle).st_size, 0, -FREED):
+            os.ftruncate(handle, max(0, size - FREED))
+            pace.rest()
+    finally:
+        os.close(handle)
 
 
 def _copied(
     connection: Connection, place: Path, pace: Pace, beat: Callable[[], object]
-) -> sqlite3.Connection:
-    """A copy of what the transaction sees, whose file goes away with the connection."""
+) -> tuple[sqlite3.Connection, int]:
+    """A copy of what the transaction sees, and its file, which goes away with both."""
     place.unlink(missing_ok=True)  # of a process that was killed
-    os.close(os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    handle = os.open(place, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     copy = sqlite3.connect(place, isolation_level=None, check_same_thread=False)
     try:
         for setting in ("locking_mode = EXCLUSIVE", "journal_mode = OFF", "synchronous = OFF"):
             copy.execute(f"PRAGMA {setting}")
-        _copy(connection.connection.driver_connection, copy, place, pace, beat)
+        _copy(connection.connection.driver_connection, copy, handle, pace, beat)
         copy.execute("PRAGMA journal_mode = OFF")  # the copied header says WAL, which needs a name
     except BaseException:
         copy.close()
+        os.close(handle)
         raise
     finally:
         place.unlink()
-    return copy
+    return copy, handle
 
 
 def _copy(
-    source: Any, copy: sqlite3.Connection, place: Path, pace: Pace, beat: Callable[[], object]
+    source: Any, copy: sqlite3.Connection, handle: int, pace: Pace, beat: Callable[[], object]
 ) -> None:
-    handle = os.open(place, os.O_RDONLY)
-
     def step(_status: int, _left: int, _pages: int) -> None:
         os.fdatasync(handle)
         beat()
         pace.rest()
 
-    try:
-        source.backup(copy, pages=PAGES, progress=step)
-    finally:
-        os.close(handle)
+    source.backup(copy, pages=PAGES, progress=step)
 
 
 @contextmanager

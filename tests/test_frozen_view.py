@@ -114,6 +114,15 @@ def test_a_copy_leaves_nothing_behind(tmp_path: Path) -> None:
         assert connection.execute(text("SELECT count(*) FROM kv_entry")).scalar() == 16
     assert names[0] == {"store.db.copy", "store.db.copy.lock"}
     assert _names(work) == {"store.db.copy.lock"}
+    assert not [each for each in Path("/proc/self/fd").iterdir() if "db.copy " in _behind(each)]
+
+
+def _behind(descriptor: Path) -> str:
+    """What is open; of a file without a name it ends in "(deleted)"."""
+    try:
+        return str(descriptor.readlink())
+    except FileNotFoundError:  # it was open to list these
+        return ""
 
 
 def _names(directory: Path) -> set[str]:
