@@ -211,7 +211,8 @@ class RecoveryActivities:
             epoch = step.report.epoch
             claim = Claim(epoch=epoch, store=step.restored, source=step.report.source_store)
             self._objects.put(epoch_name(self._region, epoch), claim.encoded())
-            if self._fence_former(primary, epoch) and step.latest:
+            self._fence_former(primary, epoch)
+            if step.latest:
                 self._require_all(primary, step)
             self._record(url, step)
             former = (*primary.former, primary.database)
@@ -269,8 +270,8 @@ class RecoveryActivities:
         claim = self._claim(epoch)
         return claim.source or None if claim is not None and claim.store == store else None
 
-    def _fence_former(self, primary: Pointer, epoch: int) -> bool:
-        """Fence what was the primary; false where it is gone: it is fenced as soon as it is back.
+    def _fence_former(self, primary: Pointer, epoch: int) -> None:
+        """Fence what was the primary; where it is gone, it is fenced as soon as it is back.
 
         Raises:
             StoreUnavailable: it is there, and too busy to be fenced.
@@ -280,18 +281,19 @@ class RecoveryActivities:
         except StoreUnavailable as error:
             if error.kind in BUSY:
                 raise
-            return False
-        return True
 
     def _require_all(self, primary: Pointer, step: PublishStore) -> None:
-        """See that the fenced store took no write after the head that was restored.
+        """See that what was the primary took no write after the head that was restored.
+
+        One that is gone may have: while the restore ran, a buffer was drained into it, say.
 
         Raises:
             StoreWentOn: it did; what it took is in the backup by now.
         """
         self._follower.catch_up()
         note = self._witness.head(self._region, primary.store)
-        assert note is not None
+        if note is None:  # it is gone, and nothing of it was ever backed up
+            return
         head = open_head(note, [self._key.public(self._region)])
         if head.size > step.report.expected_seq:
             raise StoreWentOn(

@@ -90,6 +90,20 @@ def test_writes_made_while_a_restore_ran_are_in_the_next_one(world: World) -> No
     assert value(world, "late") == b"1"
 
 
+def test_what_a_store_had_backed_up_before_it_was_lost_is_in_the_next_one(world: World) -> None:
+    """The backup went on after the restore had read it, and the store is not there to ask."""
+    built = build(world, store("b"))
+    put(world, "late", b"1")
+    world.backup.round()
+    world.lose(world.primary().database)
+    with pytest.raises(ApplicationError, match="after the restore began") as refused:
+        publish(world, built)
+    assert refused.value.type == "StoreWentOn"
+    world.activity("discard_store", store("b"))
+    publish(world, build(world, store("c")))
+    assert value(world, "late") == b"1"
+
+
 def test_nothing_is_published_while_nobody_knows_what_the_store_took(world: World) -> None:
     built = build(world, store("b"))
     put(world, "late", b"1")
