@@ -165,7 +165,7 @@ def running_stack(home: Path, config: str = CONFIG, *options: str) -> Iterator[S
 
 
 def _await_ready(stack: Stack) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 90  # longer than `up` waits, which then says for what
     while True:
         output = (stack.home / "up.log").read_text()
         assert stack.process.poll() is None, output

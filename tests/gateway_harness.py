@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from ports import free_port
+
 from gateway.admin import EnvoyAdmin
 from gateway.envoy import ReleaseEndpoint, tenant_host
 from gateway.envoy_process import command, log_file, prepare
@@ -38,12 +40,6 @@ def table(generation: int, release: str | None, *, suspended: tuple[str, ...] = 
         ],
         suspended=list(suspended),
     )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def free_address(directory: Path) -> GatewayAddress:

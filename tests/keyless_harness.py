@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
+from ports import free_port
 from signing_harness import STATEMENT
 
 from models.addresses import AuthorityAddress, ClientToken
@@ -28,7 +29,6 @@ from stores.id_tokens import token_source
 from stores.keyless import KeylessSigner, read_services
 from stores.ledger import utc_now
 from workers.authority import CLIENTS, authority_app
-from workers.stack_plan import free_ports
 
 BUILDER = "urn:chainring:builder:embedded"
 
@@ -66,9 +66,8 @@ class Home:
 
     def __init__(self, directory, identity=BUILDER):
         self.late = timedelta()
-        [port] = free_ports(1)
         address = AuthorityAddress(
-            directory=directory / "authority", url=f"http://127.0.0.1:{port}"
+            directory=directory / "authority", url=f"http://127.0.0.1:{free_port()}"
         )
         address.directory.mkdir(parents=True)
         self.secret = directory / "secret"

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from ports import free_port
+
 from stores.http_registry import HttpRepository
 from stores.registry_client import RegistryClient
 from workers.children import die_with_parent
@@ -24,7 +26,7 @@ class Registry:
     """One docker-registry on loopback, with its blobs in a directory."""
 
     def __init__(self, directory: Path) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._config = directory / "registry.yml"
         directory.mkdir(parents=True, exist_ok=True)
@@ -162,9 +164,3 @@ def proxied(port: int) -> Iterator[tuple[str, Faults]]:
     finally:
         server.shutdown()
         server.server_close()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from keyless_harness import BUILDER, Home, base64_of, entry_of
+from ports import free_port
 from signing_harness import STATEMENT
 
 from models.addresses import AuthorityAddress, ClientToken, FileToken
@@ -31,7 +32,6 @@ from stores.bundle_verifier import verify_bundle
 from stores.id_tokens import TokenUnavailable, token_source
 from stores.keys import KeyFileError
 from stores.ledger import utc_now
-from workers.stack_plan import free_ports
 
 HOUR = timedelta(hours=1)
 
@@ -311,7 +311,7 @@ def test_enrolling_again_keeps_the_secret(tmp_path):
 
 # --- The process ---
 def test_the_process_serves_until_it_is_told_to_stop(tmp_path):
-    [port] = free_ports(1)
+    port = free_port()
     directory = tmp_path / "authority"
     address = AuthorityAddress(directory=directory, url=f"http://127.0.0.1:{port}")
     directory.mkdir()

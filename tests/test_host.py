@@ -15,7 +15,7 @@ from release_harness import Stack, running
 
 from models.supervision import Life, RestartPolicy, next_step
 from stores.unpack import release_directory
-from workers.host_system import HOST_VARIABLE, PortBook, is_free, last_line, limit_log
+from workers.host_system import HOST_VARIABLE, last_line, limit_log
 
 
 def get(port: int, path: str = "/") -> dict:
@@ -266,14 +266,6 @@ def test_an_unproven_release_is_given_up_but_a_proven_one_is_not():
     silent = Life("never healthy", healthy_seconds=0, ended_itself=False)
     assert next_step(POLICY, failures=0, proven=False, life=silent).delay is None
     assert next_step(POLICY, failures=10_000, proven=True, life=silent).delay == 10
-
-
-def test_ports_are_free_distinct_and_outside_the_range_of_outgoing_connections():
-    book = PortBook()
-    ports = [book.pick() for _ in range(50)]
-    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    assert len(set(ports)) == 50
-    assert all(is_free(port) and port < low for port in ports)
 
 
 def test_a_log_past_its_limit_is_cut_while_its_writer_goes_on(tmp_path):

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 from build_harness import KEY, Yard, only, server, start
 from keyless_harness import BUILDER, Home
+from ports import free_port
 from release_evidence_harness import failed
 from signing_harness import STATEMENT, builder_address
 from verifier_harness import FakeVulnerabilities
@@ -25,7 +26,7 @@ from stores.signing import SigningFailed
 from stores.templates import render_policy
 from workers.builder import trusted_signer
 from workers.keyless import with_authority
-from workers.stack_plan import Options, SetupError, free_ports, set_up
+from workers.stack_plan import Options, SetupError, set_up
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +140,7 @@ def root(tmp_path, monkeypatch):
 
 
 def test_a_home_with_an_issuer_on_loopback_has_its_own_authority(root):
-    [port] = free_ports(1)
-    issuer = f"http://127.0.0.1:{port}"
+    issuer = f"http://127.0.0.1:{free_port()}"
     plan = set_up(config_of(root, issuer))
     [process] = [each for each in plan.processes if each.name == "authority"]
     assert process.ready_url == f"{issuer}/healthz" and process.command[-1] == "authority"

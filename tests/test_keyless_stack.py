@@ -2,12 +2,12 @@
 
 from embedded import CONFIG, running_stack
 from keyless_harness import BUILDER
+from ports import free_port
 
 from models.trust import read_trust_root
 from stores.bundle_verifier import verify_bundle
 from stores.ledger import utc_now
 from stores.oci import ImageLayout
-from workers.stack_plan import free_ports
 
 
 def signers(home, release):
@@ -20,8 +20,7 @@ def signers(home, release):
 
 
 def test_a_keyless_stack_builds_and_verifies_and_survives_its_authority(tmp_path):
-    [port] = free_ports(1)
-    issuer = f"http://127.0.0.1:{port}"
+    issuer = f"http://127.0.0.1:{free_port()}"
     signing = f'\n[signing]\nmode = "keyless"\noidc_provider = "{issuer}"\n'
     home = tmp_path / "home"
     with running_stack(home, CONFIG + signing) as stack:

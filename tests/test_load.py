@@ -10,9 +10,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from gateway_harness import REGION, digest, free_port, running_gateway, table, upstream, wait_until
+from gateway_harness import REGION, digest, running_gateway, table, upstream, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
+from ports import free_port
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from ports import free_port
 
 from activities.metrics import base
 from activities.metrics.base import MetricsUnavailable, ProcessFacts
@@ -36,12 +36,6 @@ PROCESS_METRICS = (
     "# TYPE process_start_time_seconds gauge\n"
     "process_start_time_seconds 1.79e+09\n"
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -17,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
+from ports import free_port
 
 from activities.metrics.base import ProcessFacts
 from activities.metrics.prometheus import PrometheusProvider, PrometheusQueries
@@ -149,9 +149,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     directory = tmp_path_factory.mktemp("prometheus")
     world = World()
     world.reset()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with serving(world.answer) as targets:
         (directory / "prometheus.yml").write_text(scrape_config(world, targets))
         world.url = f"http://127.0.0.1:{port}"
@@ -400,10 +398,7 @@ async def test_a_prometheus_that_does_not_answer_as_it_should(
 
 
 async def test_a_prometheus_that_is_down():
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        port = closed.getsockname()[1]
-    seen = await PrometheusProvider("eu", f"http://127.0.0.1:{port}").observe(CANDIDATE, [])
+    seen = await PrometheusProvider("eu", f"http://127.0.0.1:{free_port()}").observe(CANDIDATE, [])
     errors_never_pass(seen)
 
 

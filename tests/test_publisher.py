@@ -12,12 +12,12 @@ from gateway_harness import (
     REGION,
     Gateway,
     digest,
-    free_port,
     running_gateway,
     table,
     upstream,
     wait_until,
 )
+from ports import free_port
 
 import gateway.publisher
 from gateway.bootstrap import clusters_file, routes_file

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from build_harness import TEMPORAL
-from gateway_harness import free_port
+from ports import free_port
 from recovery_harness import REGION
 from restore_harness import Recovery, recovery_worker
 from rollout_harness import eventually

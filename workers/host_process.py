@@ -22,10 +22,10 @@ from workers.host_system import (
     HOST_VARIABLE,
     PortBook,
     health_problem,
-    is_free,
     last_line,
     limit_log,
 )
+from workers.loopback_ports import is_free
 
 LAUNCHER = Path(__file__).with_name("host_launch.py")
 START_POLL_S = 0.05

@@ -4,29 +4,22 @@ import asyncio
 import os
 import random
 import shutil
-import socket
 from pathlib import Path
 
 import psutil
 
-HOST_VARIABLE = "CHAINRING_HOST"
-LOOPBACK = "127.0.0.1"
-LOG_BYTES = 8 * 1024 * 1024
+from workers.loopback_ports import LOOPBACK, is_free, release_ports
 
-_FIRST_PORT = 20_000
-_PORT_RANGE_FILE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+HOST_VARIABLE = "CHAINRING_HOST"
+LOG_BYTES = 8 * 1024 * 1024
 
 
 class PortBook:
-    """Loopback ports of the release processes of one host.
-
-    Ports lie below the range from which the system takes ports for outgoing connections, so that
-    none of those can sit on the port of a process that is being restarted.
-    """
+    """Loopback ports of the release processes of one host."""
 
     def __init__(self) -> None:
         self._taken: set[int] = set()
-        self._end = _first_ephemeral_port()
+        self._range = release_ports()
 
     def keep(self, port: int) -> None:
         """Never hand out ``port``: a process has it."""
@@ -39,30 +32,11 @@ class PortBook:
             OSError: none was found.
         """
         for _ in range(200):
-            port = random.randrange(_FIRST_PORT, self._end)  # noqa: S311 - not a secret
+            port = random.choice(self._range)  # noqa: S311 - not a secret
             if port not in self._taken and is_free(port):
                 self._taken.add(port)
                 return port
         raise OSError("no free loopback port")
-
-
-def is_free(port: int) -> bool:
-    """Whether a server could listen on the loopback port now."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-    return True
-
-
-def _first_ephemeral_port() -> int:
-    try:
-        first = int(_PORT_RANGE_FILE.read_text().split()[0])
-    except (OSError, ValueError, IndexError):
-        first = 0
-    return first if first > _FIRST_PORT + 1000 else 32_768
 
 
 async def health_problem(port: int, timeout_s: float) -> str | None:

@@ -4,8 +4,6 @@ Everything that is decided here once (ports, keys) is kept, so that a home start
 """
 
 import os
-import random
-import socket
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -37,14 +35,13 @@ from stores.oci import ImageLayout
 from stores.sql import create_all, open_engine
 from workers.builder import prepare_builder
 from workers.keyless import KeylessSetupError, prepare_keyless
+from workers.loopback_ports import LOOPBACK, free_ports, is_free
 from workers.settings import control_file, home, primary_pointer, region_file
 from workers.supervisor import PYTHON, plan_file
 from workers.supply import prepare_verification
 from workers.temporal_setup import CONTROL_QUEUE, REGION_QUEUE, SEARCH_ATTRIBUTES
 
 TEMPORAL_PORT = 7233
-PORT_RANGE = (20_000, 32_000)  # below the ports that outgoing connections take
-LOOPBACK = "127.0.0.1"
 
 
 class SetupError(Exception):
@@ -83,8 +80,10 @@ class Options(BaseModel):
     registry: RegistryAddress | None = None
 
 
-def set_up(options: Options) -> StackPlan:
+def set_up(options: Options, held: ExitStack | None = None) -> StackPlan:
     """Create what the home lacks, check what it needs, and write the process plan.
+
+    Ports that are chosen now are kept from others until ``held`` is closed.
 
     Raises:
         SetupError: a port is in use, or the configuration does not hold.
@@ -95,7 +94,8 @@ def set_up(options: Options) -> StackPlan:
         (root / folder).mkdir(parents=True, exist_ok=True)
     config = _config(root, options.config)
     regions = sorted(config.regions)
-    ports = _ports(root, regions, options.temporal_port)
+    with ExitStack() as unless_held:
+        ports = _ports(root, regions, options.temporal_port, held or unless_held)
     ImageLayout(root / "releases")
     authority = _control(root, ports, config, options)
     _check_free(ports, authority)
@@ -125,7 +125,7 @@ def _default_config() -> str:
     return render_default_config()
 
 
-def _ports(root: Path, regions: list[str], temporal_port: int | None) -> Ports:
+def _ports(root: Path, regions: list[str], temporal_port: int | None, held: ExitStack) -> Ports:
     path = root / "stack" / "ports.json"
     if path.exists():
         ports = Ports.model_validate_json(path.read_bytes())
@@ -136,7 +136,7 @@ def _ports(root: Path, regions: list[str], temporal_port: int | None) -> Ports:
             _write(path, ports)
         return ports
     per_region = len(RegionPorts.model_fields)
-    free = iter(free_ports(4 + per_region * len(regions)))
+    free = iter(free_ports(4 + per_region * len(regions), held))
     if temporal_port == 0:
         temporal, ui = next(free), next(free)
     else:
@@ -154,28 +154,6 @@ def _ports(root: Path, regions: list[str], temporal_port: int | None) -> Ports:
     )
     _write(path, ports)
     return ports
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports on loopback that nothing listens on, outside the range of outgoing connections."""
-    found: list[int] = []
-    candidates = list(range(*PORT_RANGE))
-    random.SystemRandom().shuffle(candidates)
-    with ExitStack() as held:
-        for port in candidates:
-            if len(found) == count:
-                break
-            listener = held.enter_context(socket.socket())
-            try:
-                listener.bind((LOOPBACK, port))
-            except OSError:
-                continue
-            found.append(port)
-    if len(found) < count:
-        raise SetupError(
-            f"fewer than {count} free ports between {PORT_RANGE[0]} and {PORT_RANGE[1]}"
-        )
-    return found
 
 
 def _kms(path: Path) -> KmsAddress:
@@ -200,14 +178,10 @@ def _check_free(ports: Ports, authority: AuthorityAddress | None) -> None:
     for region, own in ports.regions.items():
         named |= {f"region {region}'s {what}": port for what, port in own}
     for what, port in named.items():
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((LOOPBACK, port))
-            except OSError:
-                raise SetupError(
-                    f"port {port} for {what} is in use by another program; nothing was started"
-                ) from None
+        if not is_free(port):
+            raise SetupError(
+                f"port {port} for {what} is in use by another program; nothing was started"
+            )
 
 
 def _control(root: Path, ports: Ports, config: Config, options: Options) -> AuthorityAddress | None:

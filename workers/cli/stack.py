@@ -81,12 +81,13 @@ def up(
         otlp_endpoint=otlp_endpoint,
         registry=RegistryAddress(url=registry, credentials=credentials) if registry else None,
     )
-    try:
-        plan = set_up(options)
-    except (SetupError, ConfigError, OSError) as error:
-        fail(str(error), USAGE)
-    supervisor = _start(foreground)
-    _wait_until_ready(plan, supervisor)
+    with contextlib.ExitStack() as held:
+        try:
+            plan = set_up(options, held)
+        except (SetupError, ConfigError, OSError) as error:
+            fail(str(error), USAGE)
+        supervisor = _start(foreground)
+        _wait_until_ready(plan, supervisor)
     state = _running()
     if state is None:
         fail(f"the stack ended; see {home()}/logs/stack.log", UNREACHABLE)
