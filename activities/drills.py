@@ -106,7 +106,7 @@ class DrillActivities:
         finished = datetime.now(UTC)
         if report.complete:
             data = self._certified(done, Times(started_at=started, finished_at=finished))
-            checked = verify_certificate(data, [self._key.public(self._region)], [done.head])
+            checked = verify_certificate(data, self._key.trusted(self._region), [done.head])
             misses = [str(each) for each in recovery_report([checked], self._sla()).misses]
             name = certificate_name(self._region, report.restored_store)
             path = str(

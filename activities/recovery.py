@@ -142,13 +142,13 @@ class RecoveryActivities:
             raise NothingToRestore(
                 f"head: no signed head of store {source} was witnessed, and none is given"
             )
-        public = self._key.public(self._region)
-        reader = BackupReader(self._objects, self._region, source, [public], self._unseal)
+        keys = self._key.trusted(self._region)
+        reader = BackupReader(self._objects, self._region, source, keys, self._unseal)
         url = target_url(primary.database, step.restored)
         notes = list(self._checkpoints.notes())
         restorer = Restorer(
             reader,
-            checkpoints=[open_checkpoint(each, [public]) for each in notes],
+            checkpoints=[open_checkpoint(each, keys) for each in notes],
             progress=beat,
         )
         epoch = self._free_epoch(primary.epoch, step.restored, source)
@@ -294,7 +294,7 @@ class RecoveryActivities:
         note = self._witness.head(self._region, primary.store)
         if note is None:  # it is gone, and nothing of it was ever backed up
             return
-        head = open_head(note, [self._key.public(self._region)])
+        head = open_head(note, self._key.trusted(self._region))
         if head.size > step.report.expected_seq:
             raise StoreWentOn(
                 f"store {primary.store} took changes {step.report.expected_seq + 1} to "

@@ -81,7 +81,7 @@ class RecoveryIncidentActivities:
     @final_errors
     def _restore_misses(self, restored: str) -> list[str]:
         data = self._objects.get(certificate_name(self._region, restored), LARGEST_CERTIFICATE)
-        certificate = verify_certificate(data, [self._key.public(self._region)], [])
+        certificate = verify_certificate(data, self._key.trusted(self._region), [])
         return [str(each) for each in recovery_report([certificate], self._sla()).misses]
 
     async def _missed(self, said: Sequence[str], cause: str, source: str, name: str) -> str:

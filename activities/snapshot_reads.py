@@ -1,6 +1,6 @@
 """Reads while a region's store is down: its newest snapshot, restored on the side for reading."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sqlalchemy.engine import URL, make_url
@@ -38,7 +38,7 @@ class SnapshotReadActivities:
         primary: Callable[[], Pointer],
         objects: ObjectStore,
         witness: Witness,
-        key: PublicKey,
+        keys: Sequence[PublicKey],
         unseal: Unseal,
     ) -> None:
         self._region = region
@@ -46,7 +46,7 @@ class SnapshotReadActivities:
         self._primary = primary
         self._objects = objects
         self._witness = witness
-        self._key = key
+        self._keys = keys
         self._unseal = unseal
 
     @activity.defn
@@ -112,7 +112,7 @@ class SnapshotReadActivities:
         return base
 
     def _reader(self, primary: Pointer) -> BackupReader:
-        return BackupReader(self._objects, self._region, primary.store, [self._key], self._unseal)
+        return BackupReader(self._objects, self._region, primary.store, self._keys, self._unseal)
 
     def _show(self, opened: OpenedSnapshot) -> None:
         """Have the gateway read it, unless the region buffers no more.

@@ -77,8 +77,8 @@ class TenantActivities:
     @alive
     def copy_tenant(self, step: CopyTenant) -> TenantCopy:
         """Bring a tenant out of the backup into quarantine; nothing is kept of an erased one."""
-        request, public = step.request, [self._key.public(self._region)]
-        kept = self._quarantine.find(request.tenant, step.copy_id, public)
+        request, keys = step.request, self._key.trusted(self._region)
+        kept = self._quarantine.find(request.tenant, step.copy_id, keys)
         if kept is not None:
             return kept
         self._follower.catch_up()
@@ -88,7 +88,7 @@ class TenantActivities:
             raise NothingToRestore(
                 f"head: no signed head of store {source} was witnessed, and none is given"
             )
-        reader = BackupReader(self._objects, self._region, source, public, self._unseal)
+        reader = BackupReader(self._objects, self._region, source, keys, self._unseal)
         with scratch_database() as engine:
             report = copy_tenant(reader, request.tenant, note, request.goal, engine, beat)
             if report.erased or report.gap is not None:

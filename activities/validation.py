@@ -55,7 +55,7 @@ class ValidationActivities:
                 self._objects,
                 self._region,
                 self._primary().store,
-                [self._key.public(self._region)],
+                self._key.trusted(self._region),
                 self._unseal,
             )
             percent = self._config().backup_validation_sampling_percent

@@ -15,6 +15,7 @@ from models.verifier import (
     PublicKey,
     open_checkpoint,
     parse_key,
+    parse_keys,
 )
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "open_checkpoint",
     "origin",
     "parse_key",
+    "parse_keys",
     "public_key",
     "sign",
 ]

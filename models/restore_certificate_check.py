@@ -82,11 +82,12 @@ def verify_certificate(
 
     Raises:
         models.verifier.Refused: it does not stand; the detail begins with the field. Codes:
-            ``malformed``, ``wrong-type``, ``unknown-key``, ``bad-signature``, ``bad-checkpoint``,
-            ``wrong-ledger`` (a note of another store or region), ``newer-head``, ``forked`` (two
-            signed heads of one size), ``wrong-subject``, ``wrong-root``, ``wrong-chain``,
-            ``wrong-sequence``, ``wrong-goal``, ``wrong-evidence``, ``wrong-gap``,
-            ``wrong-receipts``, ``wrong-times``, ``wrong-acceptance``, ``wrong-verdict``.
+            ``malformed``, ``wrong-type``, ``unknown-key``, ``bad-signature``, ``retired-key``,
+            ``bad-checkpoint``, ``wrong-ledger`` (a note of another store or region),
+            ``newer-head``, ``forked`` (two signed heads of one size), ``wrong-subject``,
+            ``wrong-root``, ``wrong-chain``, ``wrong-sequence``, ``wrong-goal``,
+            ``wrong-evidence``, ``wrong-gap``, ``wrong-receipts``, ``wrong-times``,
+            ``wrong-acceptance``, ``wrong-verdict``.
     """
     envelope = open_envelope(data, what="certificate")
     key = signer_of(envelope, keys)
@@ -99,6 +100,8 @@ def verify_certificate(
     reached = None
     if said.reached_head is not None:
         reached = _head(said, said.reached_head.encode(), own, "reached_head")
+    if not key.vouches(expected.origin, expected.size):
+        _refuse("retired-key", "expected_head", f"{key.vkey()} was retired before {expected.size}")
     _check_subject(statement)
     _check_state(said, expected, reached)
     receipts = _check_receipts(said, own)

@@ -1,6 +1,7 @@
 """Signed heads of a store's state: after so many changes, this state root and this chain hash."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from models.checkpoint import Checkpoint, PublicKey, open_checkpoint
 
@@ -20,4 +21,4 @@ def open_head(note: bytes, keys: Sequence[PublicKey]) -> Checkpoint:
         models.verifier.Refused: it is not signed by one of them.
     """
     first = note.split(b"\n", 1)[0].decode(errors="replace")
-    return open_checkpoint(note, [PublicKey(key.raw, first) for key in keys])
+    return open_checkpoint(note, [replace(key, name=first) for key in keys])

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from models.canonical import canonical
 from models.checkpoint import PublicKey, origin
 from models.region_statement import open_envelope, sign_payload, signer_of
+from models.state_head import state_ledger
 from models.statement import STATEMENT_TYPE
 from models.strict_json import EvidenceError, read_as, read_object
 from models.tenant_restore import CopyReport
@@ -67,7 +68,7 @@ def open_copy(data: bytes, keys: Sequence[PublicKey]) -> CopyStatement:
     """Check and read a statement.
 
     Raises:
-        models.verifier.Refused: malformed, wrong-type, unknown-key, bad-signature.
+        models.verifier.Refused: malformed, wrong-type, unknown-key, bad-signature, retired-key.
     """
     envelope = open_envelope(data, what="statement")
     key = signer_of(envelope, keys)
@@ -80,4 +81,7 @@ def open_copy(data: bytes, keys: Sequence[PublicKey]) -> CopyStatement:
     region = statement.predicate.report.region
     if key.name != origin(region):
         raise Refused("unknown-key", f"region: {region}, but {key.name} has signed")
+    report = statement.predicate.report
+    if not key.vouches(origin(state_ledger(region, report.source_store)), report.expected_seq):
+        raise Refused("retired-key", f"{key.vkey()} was retired before {report.expected_seq}")
     return statement

@@ -143,10 +143,15 @@ def verify_consistency(
 # --- Keys and checkpoints (C2SP signed-note, tlog-checkpoint) ---
 @dataclass(frozen=True)
 class PublicKey:
-    """An Ed25519 key and the origin whose checkpoints it signs."""
+    """An Ed25519 key and the origin whose checkpoints it signs.
+
+    ``until`` is there once the key is retired: up to which size it counts, by origin, and for
+    others not at all. Where it is lost, or in wrong hands, it can sign nothing new.
+    """
 
     raw: bytes
     name: str
+    until: Mapping[str, int] | None = field(default=None, hash=False)
 
     @property
     def key_id(self) -> bytes:
@@ -158,14 +163,38 @@ class PublicKey:
         key = base64.b64encode(_ED25519 + self.raw).decode()
         return f"{self.name}+{self.key_id.hex()}+{key}"
 
+    def line(self) -> str:
+        """The vkey, and how far it counts if it is retired: what `parse_keys` reads."""
+        if self.until is None:
+            return self.vkey()
+        limits = (f"{origin}={size}" for origin, size in sorted(self.until.items()))
+        return " ".join((self.vkey(), "until", *limits))
+
+    def vouches(self, origin: str, size: int) -> bool:
+        """Whether what it signs of ``origin`` at this size counts."""
+        return self.until is None or size <= self.until.get(origin, -1)
+
+
+def parse_keys(text: str) -> list[PublicKey]:
+    """Read keys, one a line; raises `Refused` (bad-key)."""
+    keys = [parse_key(line) for line in text.splitlines() if line.strip()]
+    if not keys:
+        raise Refused("bad-key", "there is none")
+    return keys
+
 
 def parse_key(text: str) -> PublicKey:
-    """Read a vkey; raises `Refused` (bad-key)."""
-    match = re.fullmatch(r"([^\s+]+)\+([0-9a-f]{8})\+([A-Za-z0-9+/=]+)", text.strip())
+    """Read a vkey, and up to which sizes it counts if it is retired; raises `Refused` (bad-key)."""
+    match = re.fullmatch(
+        r"([^\s+]+)\+([0-9a-f]{8})\+([A-Za-z0-9+/=]+)( until(?: [a-z0-9/-]+=[0-9]{1,16})*)?",
+        text.strip(),
+    )
     if match is None:
         raise Refused("bad-key", "not a vkey (name+id+key)")
     raw = _base64(match[3], "bad-key")
-    key = PublicKey(raw[1:], match[1])
+    limits = [each.split("=") for each in (match[4] or "").split()[1:]]
+    until = {origin: int(size) for origin, size in limits} if match[4] else None
+    key = PublicKey(raw[1:], match[1], until)
     if raw[:1] != _ED25519 or len(raw) != 33 or key.key_id.hex() != match[2]:
         raise Refused("bad-key", f"the vkey of {match[1]} is damaged or not Ed25519")
     return key
@@ -196,7 +225,10 @@ _BODY = re.compile(
 
 
 def open_checkpoint(note: bytes, keys: Iterable[PublicKey]) -> Checkpoint:
-    """Check and read a note; raises `Refused`: bad-checkpoint, unknown-key, bad-signature."""
+    """Check and read a note; raises `Refused`.
+
+    Codes: bad-checkpoint, unknown-key, bad-signature, retired-key.
+    """
     try:
         match = _NOTE.fullmatch(note.decode())
     except UnicodeDecodeError:
@@ -204,19 +236,25 @@ def open_checkpoint(note: bytes, keys: Iterable[PublicKey]) -> Checkpoint:
     said = match and _BODY.fullmatch(match["body"])
     if not match or not said:
         raise Refused("bad-checkpoint", "not a signed checkpoint of a Chainring ledger")
-    _check_signature(match["body"], match["signatures"], said["origin"], list(keys))
     root = _base64(said["root"], "bad-checkpoint")
-    return Checkpoint(said["origin"], int(said["size"]), root, said["head"])
+    found = Checkpoint(said["origin"], int(said["size"]), root, said["head"])
+    _check_signature(match["body"], match["signatures"], (found.origin, found.size), list(keys))
+    return found
 
 
-def _check_signature(body: str, signatures: str, origin: str, keys: Sequence[PublicKey]) -> None:
-    known = False
+def _check_signature(
+    body: str, signatures: str, signed: tuple[str, int], keys: Sequence[PublicKey]
+) -> None:
+    """``signed`` is the origin, and the size of it that the signature is about."""
+    known, (origin, size) = False, signed
     for line in signatures.splitlines():
         _, name, encoded = line.split(" ")
         signature = _base64(encoded, "bad-checkpoint")
         for key in keys:
             if not (name == origin == key.name and signature[:4] == key.key_id):
                 continue
+            if not key.vouches(origin, size):
+                raise Refused("retired-key", f"{key.vkey()} was retired before size {size}")
             known = True
             try:
                 Ed25519PublicKey.from_public_bytes(key.raw).verify(signature[4:], body.encode())
@@ -339,7 +377,8 @@ def _repairs(line: bytes, keys: Sequence[PublicKey]) -> Iterator[Repair]:
     seq, digest, body = receipt["seq"], sha256(line).hexdigest(), receipt["body"]
     try:
         text = repair_text(receipt["ledger"], seq, receipt["prev"], body)
-        _check_signature(text, body["signature"], ORIGIN_PREFIX + receipt["ledger"], keys)
+        of = ORIGIN_PREFIX + receipt["ledger"]
+        _check_signature(text, body["signature"], (of, seq + 1), keys)
         yield _signed_repair(seq, digest, receipt["prev"], body)
     except (Refused, KeyError, TypeError, ValueError, AttributeError):
         yield Repair(seq, digest, signed=False)
@@ -628,13 +667,13 @@ def _notes(path: Path) -> list[bytes]:
     return [file.read_bytes() for file in files]
 
 
-def _key(given: str) -> PublicKey:
+def _keys(given: str) -> list[PublicKey]:
     is_vkey = given.startswith(ORIGIN_PREFIX) and "+" in given
-    return parse_key(given if is_vkey else Path(given).read_text(errors="replace"))
+    return parse_keys(given if is_vkey else Path(given).read_text(errors="replace"))
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    keys = [_key(given) for given in arguments.key]
+    keys = [key for given in arguments.key for key in _keys(given)]
     if arguments.proof:
         print("verified:", verify_proof(arguments.proof.read_bytes(), keys))
         return
@@ -676,7 +715,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Verify exported Chainring receipts.")
     add = parser.add_argument
     add("export", type=Path, nargs="?", help="receipts, one a line")
-    add("--key", action="append", default=[], help="vkey, or file that holds it")
+    add("--key", action="append", default=[], help="vkey, or file that holds some")
     add("--checkpoint", type=Path, action="append", default=[], help="file, or directory of them")
     add("--branch", type=Path, action="append", default=[], help="receipts of a branch left")
     add("--ledger", help="whose receipts they must be")

@@ -185,7 +185,7 @@ def measure(root: Path, options: argparse.Namespace) -> None:
         for name, ledger in ledgers.items():
             reached = index.update(ledger).size
             key = notaries[name]._key.public(name)
-            prover = TileProver(name, index.tiles(name), reached, notaries[name].files, key)
+            prover = TileProver(name, index.tiles(name), reached, notaries[name].files, [key])
             sources[name] = Source(ledger, prover)
         return Forensics(index, sources, bills)
 

@@ -46,10 +46,10 @@ def certify(
             and nobody has accepted it; the detail begins with the field.
         pydantic.ValidationError: an argument is not of its form.
     """
-    public = key.public(report.region)
+    keys = key.trusted(report.region)
     root = None
     if report.root_note:
-        root = open_head(report.root_note.encode(), [public]).root.hex()
+        root = open_head(report.root_note.encode(), keys).root.hex()
     statement = restore_statement(
         report,
         kind=kind,
@@ -61,7 +61,7 @@ def certify(
         acceptance=acceptance,
     )
     data = sign_certificate(statement, key.private)
-    verify_certificate(data, [public], [expected_head])
+    verify_certificate(data, keys, [expected_head])
     return data
 
 

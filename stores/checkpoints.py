@@ -33,6 +33,7 @@ class CheckpointFiles:
     """The checkpoints of one ledger that are kept outside its database."""
 
     def __init__(self, directory: Path, ledger: str) -> None:
+        self.ledger = ledger
         self.directory = directory / ledger
 
     def add(self, size: int, note: str) -> None:
@@ -169,7 +170,7 @@ class Notary:
 
     def _open(self, path: Path) -> Checkpoint:
         try:
-            last = open_checkpoint(path.read_bytes(), [self._key.public(self._ledger.name)])
+            last = open_checkpoint(path.read_bytes(), self._key.trusted(self._ledger.name))
         except Refused as refusal:
             raise CheckpointError(f"{path}: {refusal}") from None
         if last.size != int(path.stem):

@@ -73,7 +73,7 @@ class Driller:
         self._live = live
         self._objects = objects
         self._witness = witness
-        self._public = key.public(region)
+        self._trusted = key.trusted(region)
         self._checkpoints = checkpoints
         self._unseal = unseal
         self._unsealing_from_backup = unsealing_from_backup
@@ -99,13 +99,13 @@ class Driller:
                 self._objects,
                 self._region,
                 store,
-                [self._public],
+                self._trusted,
                 unseal,
                 oldest_first=kind == "monthly",
             )
             restorer = Restorer(
                 reader,
-                checkpoints=[open_checkpoint(each, [self._public]) for each in notes],
+                checkpoints=[open_checkpoint(each, self._trusted) for each in notes],
                 progress=progress,
             )
             report = restorer.restore(target, note, Goal())

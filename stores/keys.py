@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from models.checkpoint import PublicKey, public_key
-from stores.files import sync_directory
+from models.checkpoint import PublicKey, parse_keys, public_key
+from models.verifier import Refused
+from stores.files import FileWatch, sync_directory
 
 
 class KeyFileError(Exception):
@@ -29,14 +30,35 @@ class KeyFileError(Exception):
 
 @dataclass(frozen=True)
 class SigningKey:
-    """A ledger's private key and the file it came from."""
+    """A ledger's private key and the file it came from.
+
+    ``retired`` are the keys that signed before it, each with how far it counts.
+    """
 
     path: Path
-    private: Ed25519PrivateKey = field(repr=False)
+    _private: Ed25519PrivateKey = field(repr=False)
+    retired: tuple[PublicKey, ...] = ()
+    _file: tuple[int, int, int] | None = None
+
+    @property
+    def private(self) -> Ed25519PrivateKey:
+        """To sign with.
+
+        Raises:
+            KeyFileError: another key is in its place by now: this process is to start anew.
+        """
+        now = FileWatch(self.path).look()
+        if self._file is not None and now is not None and now != self._file:
+            raise KeyFileError(f"{self.path}: was replaced; what signs with it must start anew")
+        return self._private
+
+    def trusted(self, ledger: str) -> list[PublicKey]:
+        """What verifies the ledger's past: this key, then the retired ones."""
+        return [self.public(ledger), *self.retired]
 
     def public(self, ledger: str) -> PublicKey:
         """The public half, under the ledger's name; publish its ``vkey()``."""
-        return public_key(self.private, ledger)
+        return public_key(self._private, ledger)
 
 
 def ensure_key(path: Path) -> SigningKey:
@@ -55,12 +77,41 @@ def load_key(path: Path) -> SigningKey:
     """Read a signing key.
 
     Raises:
-        KeyFileError: missing, readable by others than its owner, or no Ed25519 key in PEM.
+        KeyFileError: missing, readable by others than its owner, no Ed25519 key in PEM, or retired.
     """
+    file = FileWatch(path).look()
     key = read_private_key(path)
     if not isinstance(key, Ed25519PrivateKey):
         raise KeyFileError(f"{path}: holds no Ed25519 key")
-    return SigningKey(path, key)
+    retired = read_retired(path)
+    if any(each.raw == key.public_key().public_bytes_raw() for each in retired):
+        raise KeyFileError(
+            f"{path}: holds a retired key; finish with `chainring receipts retire-key`"
+        )
+    return SigningKey(path, key, tuple(retired), file)
+
+
+def retired_file(path: Path) -> Path:
+    """Where the retired public keys of a signing key are: this file goes where the key goes."""
+    return path.with_name(f"{path.name}.retired")
+
+
+def read_retired(path: Path) -> list[PublicKey]:
+    """The keys that the one in ``path`` has followed; none where there is no such file.
+
+    Raises:
+        KeyFileError: the file is damaged, or a key in it has no end.
+    """
+    file = retired_file(path)
+    try:
+        keys = parse_keys(file.read_text())
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError, Refused) as error:
+        raise KeyFileError(f"{file}: {error}") from None
+    if any(each.until is None for each in keys):
+        raise KeyFileError(f"{file}: a key in it is not retired")
+    return keys
 
 
 def read_private_key(path: Path) -> PrivateKeyTypes:

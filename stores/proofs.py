@@ -43,12 +43,12 @@ class Prover:
     damaged ledger does not verify.
     """
 
-    def __init__(self, ledger: Ledger, files: CheckpointFiles, key: PublicKey) -> None:
+    def __init__(self, ledger: Ledger, files: CheckpointFiles, keys: Sequence[PublicKey]) -> None:
         self._ledger = ledger
         self._signed = {
             checkpoint.size: (checkpoint, note.decode())
             for note in files.notes()
-            for checkpoint in [open_checkpoint(note, [key])]
+            for checkpoint in [open_checkpoint(note, keys)]
         }
 
     def inclusion(self, seq: int, size: int | None = None) -> InclusionDocument:

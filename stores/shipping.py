@@ -14,19 +14,19 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 from sqlalchemy import Connection, Engine
 
-from models.backup_file import BackupDamaged, Seal, decode, encode_segment
+from models.backup_file import Seal, encode_segment
 from models.canonical import canonical
 from models.changelog import CHAIN_START, ChangelogBroken, Entry
 from models.checkpoint import Checkpoint
 from models.documents import SCHEMA_VERSION, document_digest, key_digest
-from models.manifest import ManifestError, read_manifest
 from models.verifier import Refused
-from stores.backup_layout import manifests, segment_name, segments, store_name
+from stores.backup_end import end_of_backup
+from stores.backup_layout import segment_name, store_name
 from stores.changelog import changes_after, forget_changes, identity, last_seq, waiting
 from stores.collections import BY_CODE, COLLECTIONS
 from stores.document_scan import is_what_was_written, scan_images
 from stores.keys import SigningKey
-from stores.objects import ObjectDamaged, ObjectExists, ObjectInfo, ObjectStore
+from stores.objects import ObjectExists, ObjectInfo, ObjectStore
 from stores.sql import read
 from stores.state_tree import Position, StateTree
 from stores.witness import Witness, open_head, sign_head
@@ -168,8 +168,8 @@ class Shipper:
         return position, head, self._tree.root()
 
     def _admit(self, position: Position, head: str) -> None:
-        key = self._key.public(self.region)
-        self._witness.admit(self.region, position.store, head, key)
+        keys = self._key.trusted(self.region)
+        self._witness.admit(self.region, position.store, head, keys)
 
     def _sign(self, position: Position) -> str:
         """The signed head of the tree as it is now, which ``position`` is the end of."""
@@ -248,23 +248,18 @@ class Shipper:
         Raises:
             ChangelogBroken: it was not witnessed, and the end of the backup is damaged.
         """
-        keys = [self._key.public(self.region)]
-        witnessed = self._witness.head(self.region, store)
-        if witnessed is not None:
-            return open_head(witnessed, keys)
-        ends = [(each.last, each.object) for each in segments(self.objects, self.region, store)] + [
-            (each.seq, each.object) for each in manifests(self.objects, self.region, store)
-        ]
-        if not ends:
+        note = self._witness.head(self.region, store)
+        witnessed = note is not None
+        if note is None:
+            note = end_of_backup(self.objects, self.region, store)
+        if note is None:
             return None
-        found = max(ends, key=lambda each: each[0])[1]
         try:
-            data = self.objects.get(found.name, limit=found.size)
-            is_segment = found.name.endswith(".seg")
-            head = decode(data).header["head"] if is_segment else read_manifest(data).head
-            return open_head(str(head).encode(), keys)
-        except (BackupDamaged, KeyError, ManifestError, ObjectDamaged, Refused) as error:
-            raise ChangelogBroken(f"{found.name}: {error}") from None
+            return open_head(note, self._key.trusted(self.region))
+        except Refused as error:
+            if witnessed:
+                raise
+            raise ChangelogBroken(f"the end of store {store}'s backup: {error}") from None
 
     def put(self, name: str, data: bytes) -> ObjectInfo:
         """Put an object that holds sealed documents; raises what `ObjectStore.put` does."""

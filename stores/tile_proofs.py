@@ -5,6 +5,7 @@ is not what was signed proves nothing, and never something false.
 """
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from models.checkpoint import Checkpoint, PublicKey, open_checkpoint
@@ -30,11 +31,16 @@ class TileProver:
     """
 
     def __init__(
-        self, name: str, tiles: TileLoader, size: int, files: CheckpointFiles, key: PublicKey
+        self,
+        name: str,
+        tiles: TileLoader,
+        size: int,
+        files: CheckpointFiles,
+        keys: Sequence[PublicKey],
     ) -> None:
         self._name = name
         self._tree = TileTree(tiles)
-        self._signed = _newest(files, key, size)
+        self._signed = _newest(files, keys, size)
 
     @property
     def signed(self) -> int:
@@ -70,14 +76,14 @@ class TileProver:
         }
 
 
-def _newest(files: CheckpointFiles, key: PublicKey, size: int) -> _Signed | None:
+def _newest(files: CheckpointFiles, keys: Sequence[PublicKey], size: int) -> _Signed | None:
     """The newest checkpoint over at most ``size`` receipts; only that one is opened."""
     paths = [path for path in files.paths() if 0 < int(path.stem) <= size]
     if not paths:
         return None
     note = paths[-1].read_bytes()
     try:
-        checkpoint = open_checkpoint(note, [key])
+        checkpoint = open_checkpoint(note, keys)
     except Refused as refusal:
         raise ProofError(f"{paths[-1].name}: {refusal}") from None
     if checkpoint.size != int(paths[-1].stem):

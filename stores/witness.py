@@ -4,6 +4,7 @@ A restore must reach this head or say what is missing: a backup that lost its en
 itself. A witness never takes a smaller head, nor another one of the same size.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from models.checkpoint import Checkpoint, PublicKey, origin, sign
@@ -32,19 +33,19 @@ class Witness:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def admit(self, region: str, store: str, note: str, key: PublicKey) -> None:
+    def admit(self, region: str, store: str, note: str, keys: Sequence[PublicKey]) -> None:
         """Keep a head; the one that is there again changes nothing.
 
         Raises:
             HeadRefused: it is not signed, is smaller than the one here, or contradicts it.
         """
         path = self._path(region, store)
-        new = open_head(note.encode(), [key])
+        new = open_head(note.encode(), keys)
         if new.ledger != state_ledger(region, store):
             raise HeadRefused(f"{new.ledger} is not the head of {state_ledger(region, store)}")
         with file_lock(path.with_suffix(".lock")):
             if path.exists():
-                old = open_head(path.read_bytes(), [key])
+                old = open_head(path.read_bytes(), keys)
                 if old.size > new.size:
                     raise HeadRefused(
                         f"{new.ledger}: head {new.size} is behind {old.size}, which was witnessed"
@@ -59,6 +60,10 @@ class Witness:
         """The newest head, as signed; None when none was witnessed."""
         path = self._path(region, store)
         return path.read_bytes() if path.exists() else None
+
+    def knows(self, region: str) -> bool:
+        """Whether a head of any store of the region was witnessed."""
+        return any(self._directory.glob(f"{state_ledger(region, '*')}.note"))
 
     def _path(self, region: str, store: str) -> Path:
         return self._directory / f"{state_ledger(region, store)}.note"

@@ -134,7 +134,7 @@ class Past:
             if name != without:
                 notary = self.notaries[name]
                 key = notary._key.public(name)
-                prover = TileProver(name, self.index.tiles(name), size, notary.files, key)
+                prover = TileProver(name, self.index.tiles(name), size, notary.files, [key])
                 sources[name] = Source(ledger, prover)
         missing = {without: "out of reach"} if without else {}
         return Forensics(

@@ -195,7 +195,7 @@ async def recovery_worker(
         primary=made.primary,
         objects=made.backup.objects,
         witness=made.backup.witness,
-        key=made.backup.key.public(REGION),
+        keys=[made.backup.key.public(REGION)],
         unseal=made.backup.seals.unseal,
     )
     (directory / "path").mkdir(exist_ok=True)

@@ -3,54 +3,23 @@
 from pathlib import Path
 
 import pytest
+from signed_home import back_up, make_signed
 
-from models.addresses import RegionAddresses
-from models.receipts import Draft
 from models.verifier import Refused
 from stores.checkpoints import CheckpointError, Notary
 from stores.keys import KeyFileError, ensure_key, load_key
 from stores.kv import TenantKV
 from stores.ledger import Ledger
 from stores.sql import open_engine
-from workers.backup import RegionBackup
 from workers.settings import load_control, load_region
 from workers.stack_plan import Options, SetupError, set_up
-
-CONFIG = """
-[tenants]
-total_tenants = 1
-shards = 1
-
-[regions.eu]
-name = "Europe"
-catalog_shard = 1
-receipt_partition = 1
-"""
 
 
 @pytest.fixture
 def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Options:
     """A home whose ledgers have signed."""
     monkeypatch.setenv("CHAINRING_HOME", str(tmp_path / "home"))
-    (tmp_path / "fleet.toml").write_text(CONFIG)
-    made = Options(config=tmp_path / "fleet.toml", temporal_port=0)
-    set_up(made)
-    for name, addresses in (("control", load_control()), ("eu", load_region("eu"))):
-        ledger = Ledger(open_engine(addresses.database), name)
-        draft = Draft(kind="test.done", actor="ana", subject="x", body={}, idempotency_key="1")
-        ledger.append([draft])
-        Notary(ledger, ensure_key(addresses.signing_key)).checkpoint()
-    return made
-
-
-def back_up(addresses: RegionAddresses) -> None:
-    """A recovery process that starts, and its first round."""
-    assert addresses.backup is not None
-    backup = RegionBackup(addresses, addresses.backup)
-    try:
-        backup.round()
-    finally:
-        backup._close()
+    return make_signed(tmp_path)
 
 
 @pytest.mark.parametrize("ledger", ["control", "eu"])
@@ -64,6 +33,21 @@ def test_no_other_key_is_made_in_its_place(options: Options, ledger: str) -> Non
     path.touch(mode=0o600)
     path.write_bytes(kept)
     set_up(options)
+
+
+def test_a_key_that_has_signed_no_receipt_but_a_backup_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHAINRING_HOME", str(tmp_path / "home"))
+    options = make_signed(tmp_path, receipts=False)
+    set_up(options)
+    addresses = load_region("eu")
+    addresses.signing_key.unlink()
+    set_up(options)  # nothing is signed yet
+    back_up(addresses)
+    addresses.signing_key.unlink()
+    with pytest.raises(SetupError, match=r"ledger eu: its signing key .* is lost"):
+        set_up(options)
 
 
 def test_what_another_key_signs_is_taken_for_nothing(options: Options) -> None:

@@ -249,7 +249,7 @@ def test_a_head_rolled_back_is_not_taken_by_the_witness(shipped: Backup) -> None
     )
     public = shipped.key.public(REGION)
     with pytest.raises(HeadRefused, match="behind"):
-        shipped.witness.admit(REGION, shipped.identity.id, note, public)
+        shipped.witness.admit(REGION, shipped.identity.id, note, [public])
     same = sign_head(
         shipped.key,
         REGION,
@@ -259,7 +259,7 @@ def test_a_head_rolled_back_is_not_taken_by_the_witness(shipped: Backup) -> None
         chain=bytes(32),
     )
     with pytest.raises(HeadRefused, match="two heads"):
-        shipped.witness.admit(REGION, shipped.identity.id, same, public)
+        shipped.witness.admit(REGION, shipped.identity.id, same, [public])
     assert shipped.restore is not None
 
 

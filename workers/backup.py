@@ -139,7 +139,7 @@ class RegionBackup:
             primary=self.primary,
             objects=self.objects,
             witness=self.witness,
-            key=self.key.public(self.region),
+            keys=self.key.trusted(self.region),
             unseal=self._unseal,
         )
 
@@ -243,7 +243,7 @@ class RegionBackup:
     def _witnessed(self) -> int:
         """The last change of the primary that is in its backup."""
         note = self.witness.head(self.region, self.primary().store)
-        return 0 if note is None else open_head(note, [self.key.public(self.region)]).size
+        return 0 if note is None else open_head(note, self.key.trusted(self.region)).size
 
     def run(self, stopping: threading.Event) -> None:
         """Ship until told to stop; what goes wrong is said once, and tried again."""

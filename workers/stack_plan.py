@@ -30,9 +30,11 @@ from models.release import first_error
 from models.stack import ProcessSpec, StackPlan
 from stores.changelog import protect
 from stores.checkpoints import CheckpointFiles, default_directory
+from stores.files import write_atomic
 from stores.keys import KeyFileError, ensure_key
 from stores.oci import ImageLayout
 from stores.sql import create_all, open_engine
+from stores.witness import Witness
 from workers.builder import prepare_builder
 from workers.keyless import KeylessSetupError, prepare_keyless
 from workers.loopback_ports import LOOPBACK, free_ports, is_free
@@ -244,26 +246,29 @@ def _region(root: Path, region: str, ports: Ports, options: Options) -> None:
             metrics_port=own.recovery,
         ),
     )
-    _signing_key(addresses.signing_key, region)
+    _signing_key(addresses.signing_key, region, Witness(root / "witness").knows(region))
     if primary_pointer(region).read() is None:  # else it is there, or is to be restored
         protect(open_engine(addresses.database), region)
     prepare_envoy(gateway, region)
     _write(region_file(region), addresses)
 
 
-def _signing_key(path: Path, ledger: str) -> None:
-    """Make the key of a ledger that has signed nothing yet.
+def _signing_key(path: Path, ledger: str, has_signed_heads: bool = False) -> None:
+    """Make the key of a ledger that has signed nothing yet, neither its own state nor a store's.
 
     Raises:
         SetupError: it is lost. A new one would be trusted with what the old one has signed.
     """
-    signed = any(CheckpointFiles(default_directory(path), ledger).paths())
+    signed = has_signed_heads or any(CheckpointFiles(default_directory(path), ledger).paths())
+    published = path.with_name(f"{path.name}.vkey")
     if signed and not path.exists():
         raise SetupError(
-            f"ledger {ledger}: its signing key {path} is lost, and it has signed already: "
-            "bring the key back from its copy; no other is made in its place"
+            f"ledger {ledger}: its signing key {path} is lost, and it has signed already: bring "
+            "the key back from its copy; no other is made in its place. Where there is no copy: "
+            f"chainring receipts retire-key {ledger} --old {published}"
         )
-    ensure_key(path)
+    keys = ensure_key(path).trusted(ledger)
+    write_atomic(published, "".join(f"{key.line()}\n" for key in keys).encode())
 
 
 def _temporal(ports: Ports, namespace: str, queue: str) -> TemporalAddress:

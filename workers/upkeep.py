@@ -45,17 +45,17 @@ def upkeep(backup: RegionBackup) -> list[object]:
     incidents = RecoveryIncidentActivities(
         region, primary=backup.primary, objects=objects, key=key, sla=sla
     )
-    public = key.public(region)
+    keys = key.trusted(region)
     validation = ValidationActivities(
         region,
         primary=backup.primary,
-        validator=Validator(objects, region, [public], backup.witness),
+        validator=Validator(objects, region, keys, backup.witness),
         rotation=backup.rotation,
         objects=objects,
         key=key,
         unseal=backup.seals.unseal,
         config=lambda: backup.config().backup,
     )
-    pruner = Pruner(objects, region, [public], lambda: limits_of(backup.config().backup))
+    pruner = Pruner(objects, region, keys, lambda: limits_of(backup.config().backup))
     pruning = PruneActivities(region, objects=objects, pruner=pruner)
     return [drills, incidents, validation, pruning]

@@ -38,7 +38,7 @@ def status(region: RegionArg, as_json: JsonOpt = False) -> None:
     primary = primary_pointer(region).read()
     objects, rows = open_objects(addresses.backup), []
     try:
-        public = load_key(addresses.signing_key).public(region)
+        keys = load_key(addresses.signing_key).trusted(region)
         for store in stores(objects, region):
             snapshots = list(manifests(objects, region, store))
             shipped = max((each.last for each in segments(objects, region, store)), default=0)
@@ -52,7 +52,7 @@ def status(region: RegionArg, as_json: JsonOpt = False) -> None:
                     "newest_snapshot_seq": newest.seq if newest else None,
                     "newest_snapshot_at": newest.object.created.isoformat() if newest else None,
                     "shipped_seq": max(shipped, newest.seq if newest else 0),
-                    "head_seq": open_head(note, [public]).size if note else None,
+                    "head_seq": open_head(note, keys).size if note else None,
                 }
             )
     except (ObjectError, KeyFileError, Refused) as error:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.markup import escape
 
-from models.checkpoint import PublicKey, parse_key
+from models.checkpoint import PublicKey, parse_keys
 from models.region_statement import MAX_BYTES
 from models.restore_certificate import RestorePredicate, RestoreStatement
 from models.restore_certificate_check import read_certificate, verify_certificate
@@ -19,9 +19,7 @@ app = typer.Typer(
 )
 
 File = Annotated[Path, typer.Argument(help="the certificate")]
-Keys = Annotated[
-    list[Path], typer.Option("--key", help="file with a region's vkey; repeatable, for old keys")
-]
+Keys = Annotated[list[Path], typer.Option("--key", help="file with a region's vkeys; repeatable")]
 Heads = Annotated[
     list[Path],
     typer.Option(
@@ -101,11 +99,11 @@ def read_file(path: Path) -> bytes:
 
 
 def read_keys(paths: list[Path]) -> list[PublicKey]:
-    """Public keys, one file each; ends the command at one that is none."""
+    """Public keys out of their files; ends the command at one that is none."""
     keys = []
     for path in paths:
         try:
-            keys.append(parse_key(read_file(path).decode(errors="replace")))
+            keys += parse_keys(read_file(path).decode(errors="replace"))
         except Refused as refusal:
             fail(f"{path}: {refusal}", USAGE)
     return keys

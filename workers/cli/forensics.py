@@ -175,7 +175,7 @@ def _updated(index: ForensicsIndex, place: LedgerPlace) -> int:
 def _source(index: ForensicsIndex, place: LedgerPlace, size: int) -> Source:
     try:
         prover = TileProver(
-            place.name, index.tiles(place.name), size, place.files(), place.public_key()
+            place.name, index.tiles(place.name), size, place.files(), place.trusted()
         )
     except ProofError as error:
         return Source(place.open(), unproven=str(error))

@@ -47,8 +47,9 @@ class LedgerPlace:
             raise SettingsError(f"ledger {self.name}: {address.database} does not exist")
         return Ledger(engine_for(self.database), self.name)
 
-    def public_key(self) -> PublicKey:
-        return load_key(self.signing_key).public(self.name)
+    def trusted(self) -> list[PublicKey]:
+        """The key that signs it, and the retired ones with how far they count."""
+        return load_key(self.signing_key).trusted(self.name)
 
     def files(self) -> CheckpointFiles:
         return CheckpointFiles(default_directory(self.signing_key), self.name)
@@ -58,7 +59,7 @@ class LedgerPlace:
 
         Those of branches that were left are among them: a repair must excuse them.
         """
-        return self.files().open_all([self.public_key()])
+        return self.files().open_all(self.trusted())
 
     def repairs(self) -> Path:
         """Where the evidence of its repairs is."""

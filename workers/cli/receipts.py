@@ -17,6 +17,7 @@ from stores.files import write_atomic
 from stores.keys import load_key
 from stores.ledger import Ledger
 from stores.proofs import Prover
+from workers.cli.key_retirement import retire_key
 from workers.cli.ledgers import LedgerPlace, find_ledger, known_ledgers, refusals
 from workers.cli.output import NEGATIVE, console, emit_json, emit_table, fail
 from workers.cli.receipts_repair import repair
@@ -25,6 +26,7 @@ app = typer.Typer(help="Read, verify and sign the receipt ledgers.", no_args_is_
 
 LedgerArg = Annotated[str, typer.Argument(help="control, or a region's code")]
 app.command()(repair)
+app.command()(retire_key)
 
 JsonOpt = Annotated[bool, typer.Option("--json", help="for scripts")]
 StrictOpt = Annotated[bool, typer.Option(help="parse every receipt fully, not only the chain")]
@@ -125,12 +127,12 @@ def export(
     """
     with refusals():
         place = find_ledger(ledger)
-        vkey = place.public_key().vkey()
+        keys = [each.line() for each in place.trusted()]
         opened = place.open()
         (out / "checkpoints").mkdir(parents=True, exist_ok=True)
         notes = list(place.files().named_notes())  # first: all of these must be in the export
         count = _write_lines(opened, out / f"{ledger}.jsonl")
-        (out / f"{ledger}.vkey").write_text(vkey + "\n")
+        (out / f"{ledger}.vkey").write_text("\n".join(keys) + "\n")
         for name, note in notes:
             write_atomic(out / "checkpoints" / name, note)
         for path in place.branches():
@@ -167,7 +169,7 @@ def prove(
         fail("give either --seq or --goes-on-from")
     with refusals():
         place = find_ledger(ledger)
-        prover = Prover(place.open(), place.files(), place.public_key())
+        prover = Prover(place.open(), place.files(), place.trusted())
         document: Any
         if seq is not None:
             document = prover.inclusion(seq, size)
@@ -204,12 +206,12 @@ def checkpoint(
 
 @app.command()
 def key(ledger: LedgerArg = "control") -> None:
-    """Print the public key (vkey) that verifies a ledger's checkpoints.
+    """Print the public key (vkey) that verifies a ledger's checkpoints, and retired ones after it.
 
     Example: chainring receipts key eu > eu.vkey
     """
     with refusals():
-        typer.echo(find_ledger(ledger).public_key().vkey())
+        typer.echo("\n".join(each.line() for each in find_ledger(ledger).trusted()))
 
 
 def _choose(
@@ -234,7 +236,7 @@ def _verify(place: LedgerPlace, file: Path | None, *, strict: bool) -> dict[str,
     try:
         given: Any = {
             "checkpoints": place.checkpoints(),
-            "keys": [place.public_key()],
+            "keys": place.trusted(),
             "branches": [list(verifier.read_lines(path)) for path in place.branches()],
             "strict": strict,
         }

@@ -110,7 +110,7 @@ def _diagnose(place: LedgerPlace, opened: Ledger, sources: _Sources) -> Diagnosi
     others += _former(place)
     if sources.store is not None:
         others.append(_from_backup(place, sources.store))
-    return diagnose(opened, place.checkpoints(), [place.public_key()], others)
+    return diagnose(opened, place.checkpoints(), place.trusted(), others)
 
 
 def _former(place: LedgerPlace) -> list[Branch]:
@@ -137,16 +137,14 @@ def _from_backup(place: LedgerPlace, store: str) -> Branch:
     region_key = load_region_key(place.backup.region_key)
     keys = Envelopes(TenantKeys(engine_for(place.backup.tenant_keys), region_key))
     objects, unseal = open_objects(place.backup), BackupSeals(keys, region_key).unseal
-    return branch_of_backup(
-        BackupReader(objects, place.name, store, [place.public_key()], unseal), note
-    )
+    return branch_of_backup(BackupReader(objects, place.name, store, place.trusted(), unseal), note)
 
 
 def _carry_out(
     place: LedgerPlace, opened: Ledger, sources: _Sources, plan: str, actor: str, reason: str
 ) -> dict[str, Any]:
     key = load_key(place.signing_key)
-    notary, keys = Notary(opened, key), [place.public_key()]
+    notary, keys = Notary(opened, key), place.trusted()
     seq, where = find_repair(opened, plan), ""
     if seq is None:
         found = _diagnose(place, opened, sources)

@@ -69,10 +69,10 @@ def up(
     from models.config import ConfigError  # noqa: PLC0415  # keeps `chainring --help` quick
     from workers.stack_plan import Options, SetupError, set_up  # noqa: PLC0415
 
-    running = _running()
-    if running is not None:
-        console.print(f"The stack of {home()} runs already (pid {running.pid}).")
-        _print_report(_report(running))
+    already = running_stack()
+    if already is not None:
+        console.print(f"The stack of {home()} runs already (pid {already.pid}).")
+        _print_report(_report(already))
         return
     options = Options(
         config=config,
@@ -88,7 +88,7 @@ def up(
             fail(str(error), USAGE)
         supervisor = _start(foreground)
         _wait_until_ready(plan, supervisor)
-    state = _running()
+    state = running_stack()
     if state is None:
         fail(f"the stack ended; see {home()}/logs/stack.log", UNREACHABLE)
     _print_report(_report(state))
@@ -100,7 +100,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="for scripts")] = False,
 ) -> None:
     """Show what runs, where, and the UI's address. Exit code 3 when the stack is down."""
-    state = _running()
+    state = running_stack()
     if state is None:
         fail(f"no stack runs in {home()}; start it with `chainring up`", UNREACHABLE)
     report = _report(state)
@@ -114,7 +114,7 @@ def status(
 
 def down() -> None:
     """Stop the stack; every process ends, the state stays for the next `up`."""
-    state = _running()
+    state = running_stack()
     if state is None:
         console.print(f"No stack runs in {home()}.")
         return
@@ -159,7 +159,7 @@ def _databases(pairs: list[str]) -> dict[str, str]:
     return databases
 
 
-def _running() -> StackState | None:
+def running_stack() -> StackState | None:
     """The supervisor of this home, if the process that wrote the state is the one that runs."""
     try:
         state = StackState.model_validate_json(state_file().read_bytes())
@@ -195,7 +195,7 @@ def _wait_until_ready(plan: StackPlan, supervisor: "subprocess.Popen[bytes]") ->
                 asyncio.run(_ensure(known_regions()))
                 asyncio.run(_watch(known_regions()))
                 prepared = True
-            state = _running()
+            state = running_stack()
             if prepared and state is not None and state.phase == "ready":
                 return
             late = (

@@ -1,0 +1,29 @@
+"""The signed head at the end of a store's backup, by the backup alone."""
+
+from models.backup_file import BackupDamaged, decode
+from models.changelog import ChangelogBroken
+from models.manifest import ManifestError, read_manifest
+from stores.backup_layout import manifests, segments
+from stores.objects import ObjectDamaged, ObjectStore
+
+
+def end_of_backup(objects: ObjectStore, region: str, store: str) -> bytes | None:
+    """The note as it is there, its signature not checked; None where nothing was backed up.
+
+    Raises:
+        ChangelogBroken: the last object is damaged.
+        ObjectsUnavailable: try again later.
+    """
+    ends = [(each.last, each.object) for each in segments(objects, region, store)] + [
+        (each.seq, each.object) for each in manifests(objects, region, store)
+    ]
+    if not ends:
+        return None
+    found = max(ends, key=lambda each: each[0])[1]
+    try:
+        data = objects.get(found.name, limit=found.size)
+        is_segment = found.name.endswith(".seg")
+        head = decode(data).header["head"] if is_segment else read_manifest(data).head
+    except (BackupDamaged, KeyError, ManifestError, ObjectDamaged) as error:
+        raise ChangelogBroken(f"{found.name}: {error}") from None
+    return str(head).encode()
