@@ -26,6 +26,7 @@ from models.recovery import (
 )
 from models.restore import RestoreReport
 from models.restore_certificate import Times
+from stores.backup_end import witness_end
 from stores.backup_layout import epoch_name, manifests
 from stores.certifying import certify, keep_certificate
 from stores.changelog import NotProtected, fence
@@ -137,12 +138,13 @@ class RecoveryActivities:
         request, primary = step.request, self._primary()
         self._follower.catch_up()
         source = request.store or self._backed_up(primary)
+        keys = self._key.trusted(self._region)
+        witness_end(self._objects, self._witness, self._region, source, keys)
         note = request.head.encode() if request.head else self._witness.head(self._region, source)
         if note is None:
             raise NothingToRestore(
                 f"head: no signed head of store {source} was witnessed, and none is given"
             )
-        keys = self._key.trusted(self._region)
         reader = BackupReader(self._objects, self._region, source, keys, self._unseal)
         url = target_url(primary.database, step.restored)
         notes = list(self._checkpoints.notes())
@@ -291,10 +293,12 @@ class RecoveryActivities:
             StoreWentOn: it did; what it took is in the backup by now.
         """
         self._follower.catch_up()
+        keys = self._key.trusted(self._region)
+        witness_end(self._objects, self._witness, self._region, primary.store, keys)
         note = self._witness.head(self._region, primary.store)
         if note is None:  # it is gone, and nothing of it was ever backed up
             return
-        head = open_head(note, self._key.trusted(self._region))
+        head = open_head(note, keys)
         if head.size > step.report.expected_seq:
             raise StoreWentOn(
                 f"store {primary.store} took changes {step.report.expected_seq + 1} to "

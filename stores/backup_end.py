@@ -1,10 +1,16 @@
 """The signed head at the end of a store's backup, by the backup alone."""
 
+from collections.abc import Sequence
+from contextlib import suppress
+
 from models.backup_file import BackupDamaged, decode
 from models.changelog import ChangelogBroken
+from models.checkpoint import PublicKey
 from models.manifest import ManifestError, read_manifest
+from models.verifier import Refused
 from stores.backup_layout import manifests, segments
 from stores.objects import ObjectDamaged, ObjectStore
+from stores.witness import HeadRefused, Witness
 
 
 def end_of_backup(objects: ObjectStore, region: str, store: str) -> bytes | None:
@@ -27,3 +33,20 @@ def end_of_backup(objects: ObjectStore, region: str, store: str) -> bytes | None
     except (BackupDamaged, KeyError, ManifestError, ObjectDamaged) as error:
         raise ChangelogBroken(f"{found.name}: {error}") from None
     return str(head).encode()
+
+
+def witness_end(
+    objects: ObjectStore, witness: Witness, region: str, store: str, keys: Sequence[PublicKey]
+) -> None:
+    """Have the witness take the signed head at the end of the backup, where it is the newer one.
+
+    Whoever shipped that segment may have died before the witness was told, and the store with it.
+    An end that is damaged, behind, or not signed changes nothing: what was witnessed stands.
+
+    Raises:
+        ObjectsUnavailable: try again later.
+    """
+    with suppress(ChangelogBroken, HeadRefused, Refused):
+        note = end_of_backup(objects, region, store)
+        if note is not None:
+            witness.admit(region, store, note.decode(errors="replace"), keys)

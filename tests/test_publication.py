@@ -32,6 +32,7 @@ from stores.pointer import Pointer, PointerError, PrimaryPointer
 from stores.primary import SPOOL
 from stores.spool_files import open_spool
 from stores.sql import StoreUnavailable, open_engine, write
+from stores.witness import Witness
 
 REQUEST = RestoreRequest(actor="ana", reason="disk lost")
 DRAIN = DrainStore(actor="ana", reason="disk lost", workflow="failover/1", rebuilt=True)
@@ -101,6 +102,26 @@ def test_what_a_store_had_backed_up_before_it_was_lost_is_in_the_next_one(world:
     assert refused.value.type == "StoreWentOn"
     world.activity("discard_store", store("b"))
     publish(world, build(world, store("c")))
+    assert value(world, "late") == b"1"
+
+
+def test_what_was_shipped_and_not_witnessed_is_restored(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recovery process died right after a segment was put, and the store soon after."""
+    put(world, "late", b"1")
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Witness, "admit", die)
+        with pytest.raises(Killed):
+            world.backup.round()
+    world.lose(world.primary().database)
+    built = build(world, store("b"))
+    assert built.report.complete and built.report.root_signed
+    publish(world, built)
     assert value(world, "late") == b"1"
 
 

