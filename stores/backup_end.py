@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from models.backup_file import BackupDamaged, decode
-from models.changelog import ChangelogBroken
 from models.checkpoint import PublicKey
 from models.manifest import ManifestError, read_manifest
 from models.verifier import Refused
@@ -17,7 +16,7 @@ def end_of_backup(objects: ObjectStore, region: str, store: str) -> bytes | None
     """The note as it is there, its signature not checked; None where nothing was backed up.
 
     Raises:
-        ChangelogBroken: the last object is damaged.
+        BackupDamaged: the last object is.
         ObjectsUnavailable: try again later.
     """
     ends = [(each.last, each.object) for each in segments(objects, region, store)] + [
@@ -31,7 +30,7 @@ def end_of_backup(objects: ObjectStore, region: str, store: str) -> bytes | None
         is_segment = found.name.endswith(".seg")
         head = decode(data).header["head"] if is_segment else read_manifest(data).head
     except (BackupDamaged, KeyError, ManifestError, ObjectDamaged) as error:
-        raise ChangelogBroken(f"{found.name}: {error}") from None
+        raise BackupDamaged(f"{found.name}: {error}") from None
     return str(head).encode()
 
 
@@ -46,7 +45,7 @@ def witness_end(
     Raises:
         ObjectsUnavailable: try again later.
     """
-    with suppress(ChangelogBroken, HeadRefused, Refused):
+    with suppress(BackupDamaged, HeadRefused, Refused):
         note = end_of_backup(objects, region, store)
         if note is not None:
             witness.admit(region, store, note.decode(errors="replace"), keys)

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
-from models.backup_file import Unseal
+from models.backup_file import BackupDamaged, Unseal
 from models.changelog import ChangelogBroken
 from models.checkpoint import open_checkpoint
 from models.drill import Comparison, DrillKind
@@ -122,7 +122,7 @@ class Driller:
             state = self._live.snapshotter().live_state(lambda done: progress("live store", done))
         except (StoreUnavailable, NotProtected) as error:
             return _Seen(None, f"it does not answer: {error}")
-        except (ChangelogBroken, HeadRefused) as error:
+        except (BackupDamaged, ChangelogBroken, HeadRefused) as error:
             return _Seen(None, f"it does not follow from what was signed: {error}", wrong=True)
         return _Seen(state)
 

@@ -45,7 +45,7 @@ def notes_of_backup(objects: ObjectStore, witness: Witness, region: str) -> list
     """The newest signed heads of all stores of a region, witnessed and in the backup.
 
     Raises:
-        models.changelog.ChangelogBroken: the end of a backup is damaged.
+        models.backup_file.BackupDamaged: the end of a backup is.
         ObjectsUnavailable: try again later.
     """
     found: list[bytes | None] = []

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 from sqlalchemy import Connection, Engine
 
-from models.backup_file import Seal, encode_segment
+from models.backup_file import BackupDamaged, Seal, encode_segment
 from models.canonical import canonical
 from models.changelog import CHAIN_START, ChangelogBroken, Entry
 from models.checkpoint import Checkpoint
@@ -29,7 +29,7 @@ from stores.keys import SigningKey
 from stores.objects import ObjectExists, ObjectInfo, ObjectStore
 from stores.sql import read
 from stores.state_tree import Position, StateTree
-from stores.witness import Witness, open_head, sign_head
+from stores.witness import HeadRefused, Witness, open_head, sign_head
 
 LARGEST_SEGMENT = 16 * 1024 * 1024
 """Bytes of images and payloads in one segment, before packing; a single change may be larger."""
@@ -106,6 +106,7 @@ class Shipper:
 
         Raises:
             ChangelogBroken: a change is missing or does not follow: the store needs a look.
+            BackupDamaged, HeadRefused: the backup needs one.
             NotProtected, StoreUnavailable, ObjectsUnavailable: try again later.
         """
         with self.alone:
@@ -157,12 +158,12 @@ class Shipper:
         """Ship exactly up to ``seq``: the end of the backup then, its signed head and state root.
 
         Raises:
-            ChangelogBroken: the backup is further already; take the store's end anew.
+            HeadRefused: the backup is further already; take the store's end anew.
         """
         self.ship_all(until=seq)
         position = self._start()
         if position.seq != seq:
-            raise ChangelogBroken(f"the backup ends at {position.seq}, not at {seq}")
+            raise HeadRefused(f"the backup ends at {position.seq}, not at {seq}")
         head = self._sign(position)
         self._admit(position, head)
         return position, head, self._tree.root()
@@ -246,7 +247,7 @@ class Shipper:
         """The signed head that the backup goes to at least; None when the store has none.
 
         Raises:
-            ChangelogBroken: it was not witnessed, and the end of the backup is damaged.
+            BackupDamaged: it was not witnessed, and the end of the backup is.
         """
         note = self._witness.head(self.region, store)
         witnessed = note is not None
@@ -259,7 +260,7 @@ class Shipper:
         except Refused as error:
             if witnessed:
                 raise
-            raise ChangelogBroken(f"the end of store {store}'s backup: {error}") from None
+            raise BackupDamaged(f"the end of store {store}'s backup: {error}") from None
 
     def put(self, name: str, data: bytes) -> ObjectInfo:
         """Put an object that holds sealed documents; raises what `ObjectStore.put` does."""

@@ -18,6 +18,7 @@ from sim_world import REGION, TENANTS, Database, World, Writer
 from temporalio.exceptions import ApplicationError
 
 from gateway.kv_mode import ModeUnavailable
+from models.backup_file import BackupDamaged
 from models.changelog import ChangelogBroken
 from models.fleet import TenantState
 from models.receipts import Draft
@@ -278,7 +279,7 @@ class History:
             world.faults.disarm()
             world.stop_recovery()
             return f"killed {killed}"
-        except (ChangelogBroken, HeadRefused, SnapshotMismatch) as error:
+        except (BackupDamaged, ChangelogBroken, HeadRefused, SnapshotMismatch) as error:
             raise Violation(f"the backup cannot go on: {error}") from None
         except _LATER as error:
             return f"waits: {error}"

@@ -1,15 +1,20 @@
 """The end of a backup is witnessed where nobody was left to do it, and only what is signed."""
 
+import shutil
+import threading
 from pathlib import Path
 
 import pytest
 from recovery_harness import REGION, Backup
+from signed_home import back_up, make_signed
 
 from models.state_head import open_head
 from stores.backup_end import end_of_backup, witness_end
 from stores.backup_layout import segments
 from stores.keys import ensure_key
 from stores.sql import open_engine
+from workers.backup import BROKEN, RegionBackup
+from workers.settings import load_region
 
 
 @pytest.fixture
@@ -73,3 +78,33 @@ def test_an_end_that_is_damaged_or_behind_or_signed_by_another_is_not(
 
 def test_a_store_without_a_backup_has_no_end(backup: Backup) -> None:
     assert end_of_backup(backup.objects, REGION, "0" * 32) is None
+
+
+class Once(threading.Event):
+    """Stops after one round."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.set()
+        return super().wait(timeout)
+
+
+def test_a_damaged_end_of_the_backup_is_not_held_against_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A healthy primary must not be failed over for what is wrong with its backup."""
+    monkeypatch.setenv("CHAINRING_HOME", str(tmp_path / "home"))
+    make_signed(tmp_path)
+    addresses = load_region("eu")
+    assert addresses.backup is not None
+    back_up(addresses)
+    for note in addresses.backup.witness.glob("*.note"):
+        note.unlink()
+    shutil.rmtree(addresses.backup.work)  # and so is the tree that knew
+    for path in (tmp_path / "home" / "backup" / "eu").rglob("*@*"):
+        if not path.name.endswith("@info") and "/snapshots/" in str(path):
+            path.chmod(0o600)
+            path.write_bytes(path.read_bytes()[:-1])
+    backup = RegionBackup(addresses, addresses.backup)
+    backup.run(Once())
+    assert BROKEN.labels("eu")._value.get() == 1
+    assert backup.distrusted == ""

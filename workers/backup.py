@@ -15,6 +15,7 @@ from activities.recovery import RecoveryActivities, fence_store
 from activities.snapshot_reads import SnapshotReadActivities
 from activities.tenant_restore import TenantActivities
 from models.addresses import BackupAddress, RegionAddresses
+from models.backup_file import BackupDamaged
 from models.changelog import ChangelogBroken
 from models.config import Config, load_config
 from models.verifier import Refused
@@ -190,7 +191,10 @@ class RegionBackup:
     def catch_up(self) -> None:
         """See `activities.recovery.Follower`."""
 
-        gives_nothing = (ChangelogBroken, HeadRefused, NotProtected, SnapshotMismatch)
+        gives_nothing = (
+            *(BackupDamaged, ChangelogBroken, HeadRefused),
+            *(NotProtected, SnapshotMismatch),
+        )
         with contextlib.suppress(StoreUnavailable, *gives_nothing):
             within(CATCH_UP_S, self.secure)
 
@@ -204,7 +208,7 @@ class RegionBackup:
         """Bring everything that the primary holds into its backup, with a snapshot to begin with.
 
         Raises:
-            ChangelogBroken, HeadRefused, SnapshotMismatch: the backup cannot go on.
+            BackupDamaged, ChangelogBroken, HeadRefused, SnapshotMismatch: the backup cannot go on.
             StoreUnavailable, NotProtected, ObjectError, OSError: try again later.
         """
         with self._lock:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter
 
-from models.changelog import ChangelogBroken
+from models.backup_file import BackupDamaged
 from models.checkpoint import PublicKey, parse_key
 from models.ids import CONTROL_LEDGER, Actor, Reason
 from models.verifier import Refused
@@ -74,7 +74,7 @@ def _ended(place: LedgerPlace, old: PublicKey) -> PublicKey:
             witness = Witness(place.backup.witness)
             notes = notes_of_backup(open_objects(place.backup), witness, place.name)
         return ended(old, place.signing_key, place.files(), notes)
-    except (NotRetirable, ChangelogBroken) as error:
+    except (NotRetirable, BackupDamaged) as error:
         fail(str(error), NEGATIVE)
     except ObjectError as error:
         fail(str(error), UNREACHABLE)
