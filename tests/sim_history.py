@@ -18,8 +18,6 @@ from sim_world import REGION, TENANTS, Database, World, Writer
 from temporalio.exceptions import ApplicationError
 
 from gateway.kv_mode import ModeUnavailable
-from models.backup_file import BackupDamaged
-from models.changelog import ChangelogBroken
 from models.fleet import TenantState
 from models.receipts import Draft
 from models.recovery import BuildStore, RestoreRequest, SnapshotRequest
@@ -29,10 +27,9 @@ from stores.fleet import Asked
 from stores.kv import TenantKV, VersionConflict
 from stores.objects import ObjectError
 from stores.restore_target import drop_target, target_url
-from stores.snapshots import SnapshotMismatch
 from stores.spool import SpoolError
 from stores.sql import StoreUnavailable
-from stores.witness import HeadRefused
+from workers.backup import CANNOT_GO_ON
 
 _LATER = (StoreUnavailable, NotProtected, ObjectError, OSError)
 _REFUSED = (StoreUnavailable, ModeUnavailable, SpoolError, VersionConflict)
@@ -279,7 +276,7 @@ class History:
             world.faults.disarm()
             world.stop_recovery()
             return f"killed {killed}"
-        except (BackupDamaged, ChangelogBroken, HeadRefused, SnapshotMismatch) as error:
+        except CANNOT_GO_ON as error:
             raise Violation(f"the backup cannot go on: {error}") from None
         except _LATER as error:
             return f"waits: {error}"

@@ -54,6 +54,9 @@ CATCH_UP_S = 20.0
 _LATER = (StoreUnavailable, NotProtected, ObjectError, OSError)
 """What passes by itself: tried again at the next round."""
 
+CANNOT_GO_ON = (BackupDamaged, ChangelogBroken, HeadRefused, SnapshotMismatch)
+"""What does not: a person has to look at the store, or at its backup."""
+
 
 class RegionBackup:
     """Follows one region's primary, and fences those that were it before.
@@ -190,12 +193,7 @@ class RegionBackup:
 
     def catch_up(self) -> None:
         """See `activities.recovery.Follower`."""
-
-        gives_nothing = (
-            *(BackupDamaged, ChangelogBroken, HeadRefused),
-            *(NotProtected, SnapshotMismatch),
-        )
-        with contextlib.suppress(StoreUnavailable, *gives_nothing):
+        with contextlib.suppress(StoreUnavailable, NotProtected, *CANNOT_GO_ON):
             within(CATCH_UP_S, self.secure)
 
     @property
