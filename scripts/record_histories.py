@@ -381,7 +381,8 @@ async def _region_side(plane: Plane, handle: Handle, *ids: str) -> dict[str, Any
 
 
 def _compact(text: str) -> str:
-    return json.dumps(json.loads(text), separators=(",", ":")) + "\n"
+    """One line, in which no trace names where the tree was."""
+    return json.dumps(json.loads(text.replace(f"{ROOT}/", "")), separators=(",", ":")) + "\n"
 
 
 async def main() -> None:
