@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 
@@ -61,8 +62,8 @@ async def _serve(regions: Sequence[tuple[RegionAddresses, PrimaryEngine]]) -> No
         loop.add_signal_handler(number, stopping.set)
     async with AsyncExitStack() as running:
         for region, primary in regions:
-            runner = await _start(region, primary)
-            running.push_async_callback(_stop, runner)
+            runner, listener = await _start(region, primary)
+            running.push_async_callback(stop_serving, runner, listener)
             running.enter_context(_watching(region, primary))
             _log.info("gateway: %s serves state on port %d", region.region, region.gateway.kv_port)
         await stopping.wait()
@@ -87,7 +88,9 @@ def _watching(region: RegionAddresses, primary: PrimaryEngine) -> Iterator[None]
         task.cancel()
 
 
-async def _start(region: RegionAddresses, primary: PrimaryEngine) -> web.AppRunner:
+async def _start(
+    region: RegionAddresses, primary: PrimaryEngine
+) -> tuple[web.AppRunner, socket.socket]:
     if _normal(region):
         await asyncio.to_thread(create_all, primary())
     application = kv_application(
@@ -95,8 +98,9 @@ async def _start(region: RegionAddresses, primary: PrimaryEngine) -> web.AppRunn
     )
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=DRAIN_SECONDS)
     await runner.setup()
-    await web.TCPSite(runner, LOOPBACK, region.gateway.kv_port).start()
-    return runner
+    listener = socket.create_server((LOOPBACK, region.gateway.kv_port))
+    await web.SockSite(runner, listener).start()
+    return runner, listener
 
 
 def _limits(region: RegionAddresses) -> SpoolLimits:
@@ -112,13 +116,13 @@ def _normal(region: RegionAddresses) -> bool:
     return PrimaryFile(region.recovery, region.region).read().mode == "normal"
 
 
-async def _stop(runner: web.AppRunner) -> None:
+async def stop_serving(runner: web.AppRunner, listener: socket.socket) -> None:
     """Accept no more, and end when every request that is under way has its answer.
 
-    The pause lets connections that were accepted last begin to be served: one that the server shuts
-    down before that would hold its request, unanswered, for all of ``DRAIN_SECONDS``.
+    The listener is open for a moment longer, and accepts nothing: a connection that was accepted
+    last and then meets a closed server, or is shut down before it waits for its request, would
+    hold that unanswered for all of ``DRAIN_SECONDS``.
     """
-    for site in list(runner.sites):
-        await site.stop()
+    asyncio.get_running_loop().remove_reader(listener)
     await asyncio.sleep(_SETTLE_SECONDS)
     await runner.cleanup()
