@@ -26,7 +26,7 @@ from models.recovery import (
 )
 from models.restore import RestoreReport
 from models.restore_certificate import Times
-from stores.backup_end import witness_end
+from stores.backup_end import newest_head
 from stores.backup_layout import epoch_name, manifests
 from stores.certifying import certify, keep_certificate
 from stores.changelog import NotProtected, fence
@@ -139,8 +139,7 @@ class RecoveryActivities:
         self._follower.catch_up()
         source = request.store or self._backed_up(primary)
         keys = self._key.trusted(self._region)
-        witness_end(self._objects, self._witness, self._region, source, keys)
-        note = request.head.encode() if request.head else self._witness.head(self._region, source)
+        note = request.head.encode() if request.head else self._newest_head(source)
         if note is None:
             raise NothingToRestore(
                 f"head: no signed head of store {source} was witnessed, and none is given"
@@ -284,6 +283,10 @@ class RecoveryActivities:
             if error.kind in BUSY:
                 raise
 
+    def _newest_head(self, store: str) -> bytes | None:
+        keys = self._key.trusted(self._region)
+        return newest_head(self._objects, self._witness, self._region, store, keys)
+
     def _require_all(self, primary: Pointer, step: PublishStore) -> None:
         """See that what was the primary took no write after the head that was restored.
 
@@ -293,12 +296,10 @@ class RecoveryActivities:
             StoreWentOn: it did; what it took is in the backup by now.
         """
         self._follower.catch_up()
-        keys = self._key.trusted(self._region)
-        witness_end(self._objects, self._witness, self._region, primary.store, keys)
-        note = self._witness.head(self._region, primary.store)
+        note = self._newest_head(primary.store)
         if note is None:  # it is gone, and nothing of it was ever backed up
             return
-        head = open_head(note, keys)
+        head = open_head(note, self._key.trusted(self._region))
         if head.size > step.report.expected_seq:
             raise StoreWentOn(
                 f"store {primary.store} took changes {step.report.expected_seq + 1} to "

@@ -24,7 +24,7 @@ from models.tenant_restore import (
     TenantCopy,
 )
 from models.tenant_statement import CopyPredicate, sign_copy
-from stores.backup_end import witness_end
+from stores.backup_end import newest_head
 from stores.keys import SigningKey
 from stores.kv import TenantKV
 from stores.ledger import Ledger
@@ -84,8 +84,10 @@ class TenantActivities:
             return kept
         self._follower.catch_up()
         source = request.store or self._primary().store
-        witness_end(self._objects, self._witness, self._region, source, keys)
-        note = request.head.encode() if request.head else self._witness.head(self._region, source)
+        if request.head:
+            note: bytes | None = request.head.encode()
+        else:
+            note = newest_head(self._objects, self._witness, self._region, source, keys)
         if note is None:
             raise NothingToRestore(
                 f"head: no signed head of store {source} was witnessed, and none is given"

@@ -34,13 +34,13 @@ def end_of_backup(objects: ObjectStore, region: str, store: str) -> bytes | None
     return str(head).encode()
 
 
-def witness_end(
+def newest_head(
     objects: ObjectStore, witness: Witness, region: str, store: str, keys: Sequence[PublicKey]
-) -> None:
-    """Have the witness take the signed head at the end of the backup, where it is the newer one.
+) -> bytes | None:
+    """The newest signed head of a store, witnessed from now on; None where there is none.
 
-    Whoever shipped that segment may have died before the witness was told, and the store with it.
-    An end that is damaged, behind, or not signed changes nothing: what was witnessed stands.
+    It may be in the backup alone: whoever shipped that segment may have died before the witness was
+    told, and the store with it. An end that is damaged, behind, or not signed changes nothing.
 
     Raises:
         ObjectsUnavailable: try again later.
@@ -49,3 +49,4 @@ def witness_end(
         note = end_of_backup(objects, region, store)
         if note is not None:
             witness.admit(region, store, note.decode(errors="replace"), keys)
+    return witness.head(region, store)

@@ -8,7 +8,6 @@ Whoever signs must be stopped meanwhile: what the old key signs after its end wa
 """
 
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,16 +70,16 @@ def ended(old: PublicKey, path: Path, files: CheckpointFiles, notes: Iterable[by
     if path.exists() and load_key(path).public(files.ledger).raw != old.raw:
         raise NotRetirable(f"old: {old.vkey()} is not the key in {path}")
     until: dict[str, int] = {}
-    its_own = 0
+    its_own = False
     for opening, note in (
         *((open_checkpoint, note) for _, note in files.named_notes()),
         *((open_head, note) for note in notes),
     ):
-        signed = opening(note, [old, *before])
+        try:
+            signed, its_own = opening(note, [old]), True
+        except Refused:
+            signed = opening(note, before)
         until[signed.origin] = max(signed.size, until.get(signed.origin, 0))
-        with suppress(Refused):
-            opening(note, [old])
-            its_own += 1
     if not its_own:
         raise NotRetirable(f"old: {old.vkey()} has signed nothing of ledger {files.ledger}")
     return replace(old, until=until)

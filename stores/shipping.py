@@ -249,17 +249,14 @@ class Shipper:
         Raises:
             BackupDamaged: it was not witnessed, and the end of the backup is.
         """
-        note = self._witness.head(self.region, store)
-        witnessed = note is not None
-        if note is None:
-            note = end_of_backup(self.objects, self.region, store)
-        if note is None:
-            return None
+        keys = self._key.trusted(self.region)
+        witnessed = self._witness.head(self.region, store)
+        if witnessed is not None:
+            return open_head(witnessed, keys)
+        end = end_of_backup(self.objects, self.region, store)
         try:
-            return open_head(note, self._key.trusted(self.region))
+            return None if end is None else open_head(end, keys)
         except Refused as error:
-            if witnessed:
-                raise
             raise BackupDamaged(f"the end of store {store}'s backup: {error}") from None
 
     def put(self, name: str, data: bytes) -> ObjectInfo:

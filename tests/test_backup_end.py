@@ -9,7 +9,7 @@ from recovery_harness import REGION, Backup
 from signed_home import back_up, make_signed
 
 from models.state_head import open_head
-from stores.backup_end import end_of_backup, witness_end
+from stores.backup_end import end_of_backup, newest_head
 from stores.backup_layout import segments
 from stores.keys import ensure_key
 from stores.sql import open_engine
@@ -45,7 +45,8 @@ def segment_files(backup: Backup) -> list[Path]:
 def end(backup: Backup, *others: Path) -> int:
     """Witness the end; the size of the head that is witnessed then."""
     keys = [ensure_key(path).public(REGION) for path in others] or [backup.key.public(REGION)]
-    witness_end(backup.objects, backup.witness, REGION, backup.identity.id, keys)
+    note = newest_head(backup.objects, backup.witness, REGION, backup.identity.id, keys)
+    assert note == backup.head()
     return open_head(backup.head(), [backup.key.public(REGION)]).size
 
 

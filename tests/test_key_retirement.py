@@ -330,6 +330,7 @@ def test_a_receipt_that_its_store_cannot_take_is_owed(options: Options) -> None:
     path.rename(away)
     said = retire(old)
     assert said.exit_code == 3 and len(retirements("control")) == 0
+    assert f"--old {old}" in said.output + said.stderr
     assert vkey() != old
     away.rename(path)
     again = retire(old)

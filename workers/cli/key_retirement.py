@@ -93,7 +93,7 @@ def _carry_out(
     except (SettingsError, StoreUnavailable) as error:
         fail(
             f"{said['signs']} signs from now on, but its receipt is owed: {error}; "
-            "give the same command again when that is there",
+            f"give it again when that is there, with --old {retired.vkey()}",
             UNREACHABLE,
         )
     return said | {"signed receipts": size}

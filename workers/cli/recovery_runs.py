@@ -1,7 +1,6 @@
 """What the commands of recovery do alike: start a region's workflow, follow it, decide in it."""
 
 import asyncio
-import contextlib
 from collections.abc import Collection
 from typing import Protocol, TypeVar
 
@@ -11,7 +10,6 @@ from temporalio.client import (
     Client,
     WorkflowExecutionDescription,
     WorkflowExecutionStatus,
-    WorkflowFailureError,
     WorkflowHandle,
 )
 
@@ -61,15 +59,10 @@ async def ended(
     Says meanwhile what holds it up, or the one that it waits for, each thing once.
     """
     client, told = await region_client(region), set[str]()
-    end = asyncio.ensure_future(handle.result())
-    try:
-        while not (await asyncio.wait({end}, timeout=POLL_SECONDS))[0]:
-            await _tell_of(client, handle, told)
-        with contextlib.suppress(WorkflowFailureError):  # its status says why
-            await end
-    finally:
-        end.cancel()
-    return handle.id, await handle.query("status", result_type=status)
+    while True:
+        if await _tell_of(client, handle, told) is not WorkflowExecutionStatus.RUNNING:
+            return handle.id, await handle.query("status", result_type=status)
+        await asyncio.sleep(POLL_SECONDS)
 
 
 async def settled(
@@ -116,12 +109,13 @@ async def decided(
 
 async def _tell_of(
     client: Client, handle: "WorkflowHandle[object, Status]", told: set[str]
-) -> None:
-    """Say what holds a workflow up, or those that it has started."""
+) -> WorkflowExecutionStatus | None:
+    """Say what holds a workflow up, or those that it has started; its own status."""
     described = await handle.describe()
     _tell(described, told)
     for child in described.raw_description.pending_children:
         _tell(await client.get_workflow_handle(child.workflow_id).describe(), told)
+    return described.status
 
 
 def _tell(described: WorkflowExecutionDescription, told: set[str]) -> None:
